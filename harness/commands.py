@@ -1,0 +1,68 @@
+"""The frame of every command: one sentence for a mistake, an exit status that tells the truth.
+
+Exit statuses: 0 good; 1 the thing examined is not good; 2 wrong usage or unreadable input;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+GOOD, NOT_GOOD, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+
+class InputError(Exception):
+    """A mistake in what the user gave: one sentence naming file, line or key, and the mend."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers a wrong call with one sentence and status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(UNUSABLE)
+
+
+def describe_os_error(error: OSError) -> str:
+    """Say in one sentence what the system refused and what to do about it."""
+    where = f" {error.filename}" if error.filename else ""
+    mends = {
+        errno.ENOSPC: "no space left on the disk: free some or name another folder",
+        errno.EDQUOT: "the disk quota is used up: free some or name another folder",
+        errno.EACCES: "permission denied: name a folder this user may write to",
+        errno.EROFS: "the file system is read-only: name a folder on another one",
+        errno.ENOENT: "no such file or folder",
+        errno.EISDIR: "is a folder where a file is wanted",
+        errno.ENOTDIR: "a part of the path is a file where a folder is wanted",
+    }
+    return f"cannot use{where}: {mends.get(error.errno or 0, error.strerror or str(error))}"
+
+
+def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run a command's main with the process's arguments and leave with its exit status.
+
+    InputError and OSError become one sentence on stderr and status 2; Ctrl-C becomes 130.
+    Anything else is a defect of ours and keeps its traceback.
+    """
+    try:
+        status = main(sys.argv[1:])
+        sys.stdout.flush()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = UNUSABLE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone: nothing to tell it, and no traceback at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = GOOD
+    except OSError as error:
+        print(f"error: {describe_os_error(error)}", file=sys.stderr)
+        status = UNUSABLE
+    raise SystemExit(status)

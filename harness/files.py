@@ -1,0 +1,31 @@
+"""Files that are whole or not there: write to a temporary name, then rename."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+
+@contextmanager
+def write_atomically(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file for writing that takes its name only when the block ends well.
+
+    mode: "w" (UTF-8, LF line ends) or "wb". The data is on the disk before the rename, and on any
+    error the temporary file is removed and an earlier file of that name stays as it was.
+    Raises OSError as open, write and rename do.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    text = {"encoding": "utf-8", "newline": "\n"} if "b" not in mode else {}
+    try:
+        with open(temporary, mode, **text) as file:  # type: ignore[call-overload]
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
