@@ -1,0 +1,79 @@
+"""The torch process group, bootstrapped over MPI: one process a device."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+
+import torch
+import torch.distributed as dist
+
+from harness.commands import InputError
+from harness.ranks import Ranks
+from harness.systems import System
+
+
+def select_device(system: System, ranks: Ranks) -> torch.device:
+    """Choose this rank's device and set torch's threads. Raises InputError without that GPU."""
+    torch.set_num_threads(system.nodes.threads_per_rank)
+    if system.nodes.device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError(
+            "the system file says device 'cuda', torch finds no GPU (singularity --nv?)"
+        )
+    if ranks.local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"local rank {ranks.local_rank} has no GPU, the node shows "
+            f"{torch.cuda.device_count()}: give every task all GPUs of its node"
+        )
+    device = torch.device("cuda", ranks.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def join(system: System, ranks: Ranks, device: torch.device) -> None:
+    """Make the default process group: gloo on CPUs, NCCL on GPUs.
+
+    Rank 0 opens a store on a port that the system chooses and tells the others over MPI, so no
+    port has to be free by luck. A collective that waits longer than the system file's limit
+    raises and so ends the run.
+    """
+    timeout = datetime.timedelta(seconds=system.launch.collective_timeout_seconds)
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    host = "127.0.0.1" if system.nodes.one_machine else socket.gethostname()
+    store = None
+    if ranks.first:
+        store = dist.TCPStore(
+            host, 0, ranks.world_size, is_master=True, timeout=timeout, wait_for_workers=False
+        )
+    host, port = ranks.broadcast((host, store.port if store is not None else 0))
+    if store is None:
+        store = dist.TCPStore(host, port, ranks.world_size, is_master=False, timeout=timeout)
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        timeout=timeout,
+        device_id=device if device.type == "cuda" else None,
+    )
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for this device, then for all ranks."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        dist.barrier(device_ids=[device.index])
+    else:
+        dist.barrier()
+
+
+def end_all_ranks(ranks: Ranks, status: int) -> None:
+    """End every rank at once: one has failed, and the others would wait in a collective."""
+    if ranks.world_size > 1:
+        from mpi4py import MPI
+
+        MPI.COMM_WORLD.Abort(status)
+    os._exit(status)
