@@ -8,6 +8,7 @@ import socket
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from harness.commands import InputError
 from harness.ranks import Ranks
@@ -45,12 +46,12 @@ def join(system: System, ranks: Ranks, device: torch.device) -> None:
     host = "127.0.0.1" if system.nodes.one_machine else socket.gethostname()
     store = None
     if ranks.first:
-        store = dist.TCPStore(
+        store = TCPStore(
             host, 0, ranks.world_size, is_master=True, timeout=timeout, wait_for_workers=False
         )
     host, port = ranks.broadcast((host, store.port if store is not None else 0))
     if store is None:
-        store = dist.TCPStore(host, port, ranks.world_size, is_master=False, timeout=timeout)
+        store = TCPStore(host, port, ranks.world_size, is_master=False, timeout=timeout)
     dist.init_process_group(
         backend,
         store=store,

@@ -1,0 +1,28 @@
+"""Batch normalisation, residual addition and ReLU, the definition in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def batch_norm_add_relu(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """relu(batch_norm(x) + residual), the end of a residual block.
+
+    residual: shape and type of x, left as it is. Other arguments, shapes and types as
+    harness.ops.batch_norm. Source: the bottleneck of He et al. 2015, figure 5.
+    """
+    y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    # In place: the normalisation's backward needs its input, not this output.
+    return torch.relu_(y.add_(residual))

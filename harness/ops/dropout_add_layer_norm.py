@@ -1,0 +1,26 @@
+"""Dropout, residual addition and layer normalisation, the definition in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dropout_add_layer_norm(
+    x: Tensor,
+    residual: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    dropout: float,
+    eps: float,
+    training: bool,
+) -> Tensor:
+    """layer_norm(dropout(x) + residual), the end of each half of a post-norm encoder layer.
+
+    x, residual: (T, hidden); weight, bias: (hidden,). In training each element of x is zeroed with
+    probability `dropout` and the rest scaled by 1 / (1 - dropout). Statistics are taken in fp32;
+    the result has the shape and type of x. Source: Vaswani et al. 2017, sections 3.1 and 5.4;
+    mlcommons/training bert modeling.py transformer_model.
+    """
+    y = F.dropout(x, dropout, training) + residual
+    return F.layer_norm(y.float(), weight.shape, weight.float(), bias.float(), eps).to(x.dtype)

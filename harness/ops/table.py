@@ -1,0 +1,88 @@
+"""The table of operations: which provider implements which operation, and where.
+
+A row is resolved once, by name, and its module is imported only then. What is asked for and is
+not there stops the run: a quietly slower run would be a wrong result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, TypeVar
+
+from harness.commands import InputError
+
+Operation = Callable[..., Any]
+OperationsT = TypeVar("OperationsT")
+
+PROVIDERS = ("torch", "triton", "apex", "te")
+
+# operation -> provider -> "module:function"
+TABLE: dict[str, dict[str, str]] = {
+    "batch_norm": {"torch": "harness.ops.batch_norm:batch_norm"},
+    "batch_norm_relu": {"torch": "harness.ops.batch_norm_relu:batch_norm_relu"},
+    "batch_norm_add_relu": {"torch": "harness.ops.batch_norm_add_relu:batch_norm_add_relu"},
+    "label_smoothed_cross_entropy": {
+        "torch": "harness.ops.label_smoothed_cross_entropy:label_smoothed_cross_entropy"
+    },
+    "query_key_value": {"torch": "harness.ops.query_key_value:query_key_value"},
+    "varlen_attention": {"torch": "harness.ops.varlen_attention:varlen_attention"},
+    "bias_gelu": {"torch": "harness.ops.bias_gelu:bias_gelu"},
+    "layer_norm": {"torch": "harness.ops.layer_norm:layer_norm"},
+    "dropout_add_layer_norm": {
+        "torch": "harness.ops.dropout_add_layer_norm:dropout_add_layer_norm"
+    },
+    "masked_cross_entropy": {"torch": "harness.ops.masked_cross_entropy:masked_cross_entropy"},
+}
+
+
+def resolve(operation: str, provider: str) -> Operation:
+    """Import and return one provider's implementation of an operation.
+
+    Raises InputError, listing what there is, for an unknown operation, an unknown provider, a
+    provider without this operation, and a provider whose library is not installed.
+    """
+    if operation not in TABLE:
+        raise InputError(
+            f"unknown operation {operation!r}: the operations are {', '.join(sorted(TABLE))}"
+        )
+    row = TABLE[operation]
+    if provider not in row:
+        known = "does not implement it" if provider in PROVIDERS else "is no provider"
+        raise InputError(
+            f"operation {operation}: {provider!r} {known}; choose one of {', '.join(row)}"
+        )
+    module_name, function_name = row[provider].split(":")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] == module_name.split(".")[0]:
+            raise  # a module of ours is gone: a defect, not a missing library
+        others = ", ".join(name for name in row if name != provider) or "none"
+        raise InputError(
+            f"operation {operation}: provider {provider!r} needs the library {error.name}, which "
+            f"is not installed: install it or name another provider (there is: {others})"
+        ) from None
+    function: Operation = getattr(module, function_name)
+    return function
+
+
+def resolve_operations(kind: type[OperationsT], table: Mapping[str, str]) -> OperationsT:
+    """Make a model's operations from its configuration table {operation: provider}.
+
+    kind: a dataclass whose fields are named after the operations the model needs. The table must
+    name a provider for every one of them and nothing else. Raises InputError otherwise, and as
+    resolve does.
+    """
+    wanted = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    missing = [name for name in wanted if name not in table]
+    surplus = [name for name in table if name not in wanted]
+    if missing or surplus:
+        said = [f"missing: {', '.join(missing)}"] if missing else []
+        said += [f"not used by this model: {', '.join(surplus)}"] if surplus else []
+        raise InputError(
+            f"the table of operations must name a provider for each of {', '.join(wanted)} "
+            f"({'; '.join(said)})"
+        )
+    return kind(**{name: resolve(name, table[name]) for name in wanted})
