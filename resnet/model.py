@@ -1,0 +1,228 @@
+"""ResNet v1.5: the graph and the initial weights of the closed division's image classifier.
+
+Stride 2 sits on the 3x3 convolution of a stage's first bottleneck (v1.5), every first bottleneck
+projects its shortcut, every batch normalisation starts with gamma 1. Normalisation, activation and
+residual addition come as operations in the constructor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EXPANSION = 4
+BATCH_NORM_MOMENTUM = 0.1  # 0.9 in TensorFlow's sense
+BATCH_NORM_EPS = 1e-5
+IMAGE_CHANNELS = 3
+# Standard deviation of N(0, 1) cut at +-2: Keras' he_normal divides by it.
+TRUNCATED_NORMAL_STD = 0.87962566103423978
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the network; ResNet-50 is widths 64..512, depths 3, 4, 6, 3, stem 64, 1000 classes.
+
+    widths: channels of the 3x3 convolution in each of the four stages (a stage puts out four times
+    as many); depths: bottlenecks in each stage; input_channels: 3, or 4 for images padded with a
+    channel of zeros. Raises ValueError naming the field.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    stem_width: int
+    classes: int
+    input_channels: int
+
+    def __post_init__(self) -> None:
+        for name in ("widths", "depths"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            values = getattr(self, name)
+            if len(values) != 4 or any(type(value) is not int or value < 1 for value in values):
+                raise ValueError(f"{name} must be four positive whole numbers, not {values}")
+        for name in ("stem_width", "classes"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+        if type(self.input_channels) is not int or self.input_channels not in (3, 4):
+            raise ValueError(f"input_channels must be 3 or 4, not {self.input_channels!r}")
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What the model and its loss are computed with: see harness.ops for the definitions."""
+
+    batch_norm: Callable[..., Tensor]
+    batch_norm_relu: Callable[..., Tensor]
+    batch_norm_add_relu: Callable[..., Tensor]
+    label_smoothed_cross_entropy: Callable[..., Tensor]
+
+
+class BatchNorm(nn.Module):
+    """Parameters and running statistics of one normalisation, in fp32 whatever the model's type."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, operation: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.operation = operation
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Apply the operation to x, or to x and the residual: each (N, C, H, W)."""
+        return self.operation(
+            *inputs,
+            self.weight,
+            self.bias,
+            self.running_mean,
+            self.running_var,
+            self.training,
+            BATCH_NORM_MOMENTUM,
+            BATCH_NORM_EPS,
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm:
+        # model.half() and the like come through here: take the device, never another type.
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        super()._apply(move, recurse)
+        return self
+
+
+class Bottleneck(nn.Module):
+    """1x1 reduce, 3x3 (stride here), 1x1 expand, added to the shortcut."""
+
+    def __init__(
+        self, in_channels: int, width: int, stride: int, project: bool, operations: Operations
+    ) -> None:
+        super().__init__()
+        out_channels = EXPANSION * width
+        self.conv1 = convolution(in_channels, width, 1, 1)
+        self.bn1 = BatchNorm(width, operations.batch_norm_relu)
+        self.conv2 = convolution(width, width, 3, stride)
+        self.bn2 = BatchNorm(width, operations.batch_norm_relu)
+        self.conv3 = convolution(width, out_channels, 1, 1)
+        self.bn3 = BatchNorm(out_channels, operations.batch_norm_add_relu)
+        self.conv1sc = convolution(in_channels, out_channels, 1, stride) if project else None
+        self.bnsc = BatchNorm(out_channels, operations.batch_norm) if project else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, in_channels, H, W) -> (N, 4 width, H / stride, W / stride)."""
+        y = self.bn1(self.conv1(x))
+        y = self.bn2(self.conv2(y))
+        y = self.conv3(y)
+        if self.conv1sc is not None and self.bnsc is not None:
+            x = self.bnsc(self.conv1sc(x))
+        return self.bn3(y, x)
+
+
+class ResNet(nn.Module):
+    """ResNet v1.5 of bottlenecks; 25,557,032 parameters in 161 tensors at ResNet-50's sizes.
+
+    Module names are those of the run log's weights_initialization lines. The weights are
+    initialised from torch's generator; built under torch.device("meta") they are shapes alone.
+    """
+
+    def __init__(self, config: ModelConfig, operations: Operations) -> None:
+        super().__init__()
+        self.config = config
+        self.conv0 = convolution(config.input_channels, config.stem_width, 7, 2)
+        self.bn0 = BatchNorm(config.stem_width, operations.batch_norm_relu)
+        channels = config.stem_width
+        for number, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True), 1):
+            stage = nn.Sequential()
+            for unit in range(1, depth + 1):
+                stride = 2 if unit == 1 and number > 1 else 1
+                block = Bottleneck(channels, width, stride, unit == 1, operations)
+                stage.add_module(f"unit{unit}", block)
+                channels = EXPANSION * width
+            self.add_module(f"stage{number}", stage)
+        self.fc1 = nn.Linear(channels, config.classes)
+        initialize_weights(self)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores of images.
+
+        images: (N, input_channels, H, W), normalised, best with channels_last strides. Returns
+        logits (N, classes), fp32.
+        """
+        x = images.contiguous(memory_format=torch.channels_last)
+        x = self.bn0(self.conv0(x))
+        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        x = self.stage4(self.stage3(self.stage2(self.stage1(x))))
+        return self.fc1(x.mean((2, 3))).float()
+
+    def adapted_parameters(self) -> list[nn.Parameter]:
+        """Parameters with weight decay and trust ratio: convolution and fully connected weights."""
+        return [
+            module.weight for module in self.modules() if isinstance(module, (nn.Conv2d, nn.Linear))
+        ]
+
+    def skipped_parameters(self) -> list[nn.Parameter]:
+        """Parameters with neither: every normalisation's gamma and beta, and the last bias."""
+        skipped: list[nn.Parameter] = []
+        for module in self.modules():
+            if isinstance(module, BatchNorm):
+                skipped += [module.weight, module.bias]
+            elif isinstance(module, nn.Linear):
+                skipped.append(module.bias)
+        return skipped
+
+    def weight_names(self) -> list[str]:
+        """The run log's name of every parameter tensor, in the order of parameters()."""
+        names = []
+        for module_name, module in self.named_modules():
+            spelling = {"weight": "gamma", "bias": "beta"} if isinstance(module, BatchNorm) else {}
+            prefix = module_name.replace(".", "_")
+            for name, _ in module.named_parameters(recurse=False):
+                names.append(f"{prefix}_{spelling.get(name, name)}")
+        return names
+
+
+def convolution(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Conv2d:
+    """Make a convolution without bias whose padding keeps the size at stride 1."""
+    return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+
+
+def initialize_weights(model: ResNet) -> None:
+    """Draw the initial weights of the reference (resnet_model.py: he_normal, RandomNormal).
+
+    Convolutions: normal cut at two standard deviations, with standard deviation
+    sqrt(2 / fan_in) after the cut. Fully connected: N(0, 0.01), bias 0. A fourth input channel,
+    which carries zeros, has weight 0 and does not count in fan_in: its gradient is then 0, and it
+    never touches a norm.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                weight = module.weight
+                if module is model.conv0:
+                    weight.zero_()
+                    weight = weight[:, :IMAGE_CHANNELS]
+                fan_in = math.prod(weight.shape[1:])
+                sigma = math.sqrt(2.0 / fan_in) / TRUNCATED_NORMAL_STD
+                nn.init.trunc_normal_(weight, 0.0, sigma, -2.0 * sigma, 2.0 * sigma)
+            elif isinstance(module, nn.Linear):
+                module.weight.normal_(0.0, 0.01)
+                module.bias.zero_()
+
+
+def batch_norm_buffers(model: nn.Module) -> list[Tensor]:
+    """Running mean and running variance of every normalisation, in module order, fp32."""
+    return [
+        buffer
+        for module in model.modules()
+        if isinstance(module, BatchNorm)
+        for buffer in (module.running_mean, module.running_var)
+    ]
