@@ -1,0 +1,209 @@
+"""The whole campaign: the runs of each benchmark, their logs, the score, the report.
+
+`./run_and_time.sh` is this command in the right environment. Every run is one launch of the
+trainer on all ranks; a run counts only if its log ends with run_stop, whatever the launcher's
+exit status says (Open MPI's mpirun returns 0 when a node dies).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from harness.commands import GOOD, NOT_GOOD, InputError, Parser, run_command
+from harness.files import write_atomically
+from harness.launch import BENCHMARKS, ROOT, SYSTEMS, compose_command
+from harness.processes import adopt_orphans, run_tree
+from harness.results import Results, hash_file, read_run_end
+from harness.systems import Benchmark, System, find_system
+
+# A rank's progress lines begin so; they are shown in place on a terminal and not kept in files.
+PROGRESS_MARK = "~ "
+ERASE = "\r\x1b[K"
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line of run_and_time.sh."""
+    parser = Parser(prog="run_and_time.sh", description=__doc__)
+    parser.add_argument("--system", default="demo", help="a name in systems/ (default: demo)")
+    parser.add_argument("--benchmark", default="all", choices=(*BENCHMARKS, "all"))
+    parser.add_argument("--runs", type=int, help="runs of each benchmark (default: the system's)")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
+    parser.add_argument("--resume", action="store_true", help="keep finished runs and go on")
+    parser.add_argument("--dry-run", action="store_true", help="print the launch commands only")
+    options = parser.parse_args(arguments)
+    if options.runs is not None and options.runs < 1:
+        parser.error("--runs must be at least 1")
+    return options
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the campaign. Status 0 if all that was asked for is valid, 1 if not."""
+    options = parse_arguments(arguments)
+    system = find_system(options.system, SYSTEMS)
+    benchmarks = list(BENCHMARKS) if options.benchmark == "all" else [options.benchmark]
+    results = Results(options.results.absolute() / system.name)
+    if options.dry_run:
+        return print_commands(system, benchmarks, results, options.runs)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    adopt_orphans()
+    with results.lock():
+        results.open(describe_settings(system), benchmarks, options.resume)
+        make_data(system)
+        for benchmark in benchmarks:
+            if not run_benchmark(system, benchmark, results, options.runs):
+                return NOT_GOOD
+    return judge(system, results)
+
+
+def settings_of(system: System, benchmark: str) -> Benchmark:
+    """The system file's section of a benchmark."""
+    return system.benchmarks.resnet if benchmark == "resnet" else system.benchmarks.bert
+
+
+def describe_settings(system: System) -> dict[str, str]:
+    """Hash what must not change within a campaign."""
+    files = [f"systems/{system.name}.toml", *(settings_of(system, b).config for b in BENCHMARKS)]
+    for file in files:
+        if not (ROOT / file).is_file():
+            raise InputError(f"systems/{system.name}.toml names {file}, which is not there")
+    return {file: hash_file(ROOT / file) for file in files}
+
+
+def print_commands(
+    system: System, benchmarks: list[str], results: Results, runs: int | None
+) -> int:
+    """Print what would be started, a line a run, and start nothing."""
+    describe_settings(system)
+    for benchmark in benchmarks:
+        for run in range(runs or settings_of(system, benchmark).runs):
+            print(shlex.join(compose_command(system, benchmark, results.log(benchmark, run))))
+    return GOOD
+
+
+def make_data(system: System) -> None:
+    """Run the makers of the system's data; each returns at once where its data is there."""
+    for module in system.campaign.make_data:
+        status = run_tree([sys.executable, "-m", module], Relay(sys.stderr), 3600.0, ROOT)
+        if status != 0:
+            raise InputError(f"'python -m {module}' made no data (status {status}): see above")
+
+
+def run_benchmark(system: System, benchmark: str, results: Results, runs: int | None) -> bool:
+    """Make the missing runs of a benchmark, in order. False at the first that does not finish."""
+    asked = runs or settings_of(system, benchmark).runs
+    finished = results.finished_runs(benchmark)
+    for run in range(asked):
+        if run in finished:
+            print(f"{benchmark} run {run + 1} of {asked}: kept", file=sys.stderr)
+        elif not run_once(system, benchmark, results, run, asked):
+            return False
+    return True
+
+
+def run_once(system: System, benchmark: str, results: Results, run: int, asked: int) -> bool:
+    """Make one run. True if it finished, reaching its target or not."""
+    log, output = results.unfinished_log(benchmark, run), results.output(benchmark, run)
+    log.unlink(missing_ok=True)
+    title = f"{benchmark} run {run + 1} of {asked}"
+    command = compose_command(system, benchmark, log)
+    limit_seconds = 60.0 * system.launch.run_limit_minutes
+    try:
+        with open(output, "w", encoding="utf-8") as file:
+            relay = Relay(sys.stderr, f"{title}: ", file)
+            status = run_tree(command, relay, limit_seconds, ROOT)
+    except FileNotFoundError:
+        raise InputError(f"launcher '{command[0]}' is not on this machine's PATH") from None
+    end = read_run_end(log)
+    if end is None or status != (GOOD if end.status == "success" else NOT_GOOD):
+        how = "was ended at its time limit" if status is None else f"ended with status {status}"
+        print(
+            f"{title} failed: it {how} and {'no' if end is None else 'a'} run_stop line.\n"
+            f"  what the ranks wrote: {output}\n  the log so far: {log}\n"
+            f"  mend the cause, then go on with --resume",
+            file=sys.stderr,
+        )
+        return False
+    results.keep(benchmark, run)
+    accuracy = "no evaluation" if end.accuracy is None else f"accuracy {end.accuracy:.4f}"
+    at = "" if end.reached_at is None else f" at {end.reached_at:g}"
+    print(f"{title}: {end.status}, {accuracy}{at}, {end.minutes:.3f} min", file=sys.stderr)
+    return True
+
+
+def judge(system: System, results: Results) -> int:
+    """Score the logs, write score.json and report.html, print R, B and the score last."""
+    score_file, report = results.folder / "score.json", results.folder / "report.html"
+    profile = ["--rfp", system.campaign.profile]
+    scoring = [sys.executable, "-m", "scoring"]
+    scored = subprocess.run(
+        [*scoring, "score", str(results.folder), *profile, "--json"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if scored.returncode not in (GOOD, NOT_GOOD):
+        raise InputError(f"the logs could not be scored: {scored.stderr.strip()}")
+    with write_atomically(score_file) as file:
+        file.write(scored.stdout)
+    subprocess.run(
+        [*scoring, "report", str(results.folder), *profile, "--output", str(report)],
+        cwd=ROOT, check=True, stdout=sys.stderr,
+    )  # fmt: skip
+    print_summary(json.loads(scored.stdout), score_file, report)
+    return scored.returncode
+
+
+def print_summary(score: dict[str, object], score_file: Path, report: Path) -> None:
+    """Print the findings that count, where the files are, and R, B and the score last."""
+    findings = score["findings"]
+    assert isinstance(findings, list)
+    for finding in findings:
+        if finding["severity"] != "note":
+            print(f"{finding['severity']}: {finding['message']}", file=sys.stderr)
+    print(f"report: {report}\nscore file: {score_file}")
+    if score["profile"] == "demo":
+        print("DEMONSTRATION: tiny models and made data; no figure below says anything of MLPerf")
+    benchmarks = score["benchmarks"]
+    assert isinstance(benchmarks, dict)
+    for letter, benchmark in (("R", "resnet"), ("B", "bert")):
+        if benchmark in benchmarks:
+            minutes = benchmarks[benchmark]["latency_minutes"]
+            text = "none" if minutes is None else f"{minutes:.4f} min"
+            valid = "valid" if benchmarks[benchmark]["valid"] else "NOT VALID"
+            print(f"{letter} = {text} ({benchmark}, {valid})")
+    value = score["score"]
+    text = "none" if value is None else f"{value:.4f}"
+    print(f"score = 7.19/R + 9.05/B = {text}")
+
+
+class Relay:
+    """Passes on what a run writes: progress drawn in place, everything else line by line."""
+
+    def __init__(self, screen: TextIO, title: str = "", file: TextIO | None = None) -> None:
+        self.screen, self.title, self.file = screen, title, file
+        self.terminal = screen.isatty()
+        self.drawn = False
+
+    def __call__(self, line: str) -> None:
+        """Take one line of a rank."""
+        if line.startswith(PROGRESS_MARK):
+            text = f"{self.title}{line.removeprefix(PROGRESS_MARK)}"
+            self.screen.write(f"{ERASE}{text}" if self.terminal else f"{text}\n")
+            self.drawn = self.terminal
+        else:
+            if self.file is not None:
+                self.file.write(f"{line}\n")
+                self.file.flush()
+            self.screen.write(f"{ERASE if self.drawn else ''}{line}\n")
+            self.drawn = False
+        self.screen.flush()
+
+
+if __name__ == "__main__":
+    run_command(main)

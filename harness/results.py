@@ -1,0 +1,130 @@
+"""The results folder of a campaign: finished runs are kept, never replaced, never half-written."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.commands import InputError
+from harness.files import write_atomically
+
+FREE_SPACE_BYTES = 64 << 20
+TOKEN = ":::MLLOG "
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """What the end of a run's log says."""
+
+    status: str
+    accuracy: float | None
+    reached_at: float | None
+    minutes: float
+
+
+def read_run_end(log: Path) -> RunEnd | None:
+    """Read status, last accuracy and minutes of a log of ours; None without a run_stop line."""
+    start = stop = accuracy = point = status = None
+    if not log.exists():
+        return None
+    for line in log.read_text(encoding="utf-8").splitlines():
+        if not line.startswith(TOKEN):
+            continue
+        event = json.loads(line[len(TOKEN) :])
+        if event["key"] == "run_start":
+            start = event["time_ms"]
+        elif event["key"] == "eval_accuracy":
+            accuracy, point = event["value"], event["metadata"]["epoch_num"]
+        elif event["key"] == "run_stop":
+            stop, status = event["time_ms"], event["metadata"]["status"]
+    if start is None or stop is None or status is None:
+        return None
+    return RunEnd(status, accuracy, point, (stop - start) / 60_000)
+
+
+class Results:
+    """DIR/NAME with resnet/, bert/ (result_<k>.txt) and output/ (what the ranks wrote)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def log(self, benchmark: str, run: int) -> Path:
+        """The log of a finished run."""
+        return self.folder / benchmark / f"result_{run}.txt"
+
+    def unfinished_log(self, benchmark: str, run: int) -> Path:
+        """Where a run writes its log until it has finished."""
+        return self.folder / benchmark / f".unfinished_{run}.txt"
+
+    def output(self, benchmark: str, run: int) -> Path:
+        """What the launcher and the ranks of a run wrote to stdout and stderr."""
+        return self.folder / "output" / f"{benchmark}_{run}.txt"
+
+    def finished_runs(self, benchmark: str) -> list[int]:
+        """The numbers of finished runs, ascending."""
+        names = (self.folder / benchmark).glob("result_*.txt")
+        numbers = (path.stem.removeprefix("result_") for path in names)
+        return sorted(int(number) for number in numbers if number.isdigit())
+
+    def open(self, settings: dict[str, Any], benchmarks: list[str], resume: bool) -> None:
+        """Make the folders, or go on with an earlier campaign of the same settings.
+
+        settings: what the campaign is made of (hashes of the system and configuration files).
+        Raises InputError if there are runs and no --resume, or if the settings have changed, or
+        if there is next to no space; OSError where the folder cannot be written.
+        """
+        finished = sum(len(self.finished_runs(benchmark)) for benchmark in ("resnet", "bert"))
+        if finished and not resume:
+            raise InputError(
+                f"{self.folder} holds {finished} finished run(s) of an earlier campaign: go on "
+                f"with --resume, or name another folder with --results"
+            )
+        for name in (*benchmarks, "output"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if free < FREE_SPACE_BYTES:
+            raise InputError(f"{self.folder}: {free >> 20} MiB of disk left, 64 needed: free some")
+        record = self.folder / "campaign.json"
+        if finished and record.exists():
+            for key, value in json.loads(record.read_text(encoding="utf-8")).items():
+                if settings.get(key, value) != value:
+                    raise InputError(
+                        f"{key} has changed since {self.folder} was begun: one campaign has one "
+                        f"setting, so name another folder with --results"
+                    )
+        with write_atomically(record) as file:
+            json.dump(settings, file, indent=1)
+
+    def keep(self, benchmark: str, run: int) -> Path:
+        """Give a finished run's log its name. Raises InputError rather than replace one."""
+        final = self.log(benchmark, run)
+        try:
+            os.link(self.unfinished_log(benchmark, run), final)
+        except FileExistsError:
+            raise InputError(f"{final} has appeared meanwhile: it is left as it is") from None
+        self.unfinished_log(benchmark, run).unlink()
+        return final
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for one campaign. Raises InputError while another holds it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / ".lock", "w", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"another campaign is running in {self.folder}") from None
+            yield
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
