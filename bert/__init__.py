@@ -1,0 +1,1 @@
+"""BERT-large on Wikipedia: data, model, checkpoint, training."""

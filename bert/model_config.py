@@ -1,0 +1,95 @@
+"""Sizes of BERT: from our configuration, or from the bert_config.json of the shipped checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.commands import InputError
+
+INITIALIZER_RANGE = 0.02
+
+# key of bert_config.json -> our field
+GOOGLE_KEYS = {
+    "vocab_size": "vocabulary_size",
+    "hidden_size": "hidden_size",
+    "num_hidden_layers": "layers",
+    "num_attention_heads": "heads",
+    "intermediate_size": "intermediate_size",
+    "max_position_embeddings": "positions",
+    "type_vocab_size": "segments",
+    "hidden_dropout_prob": "dropout",
+    "attention_probs_dropout_prob": "attention_dropout",
+}
+# What the model computes whatever the file says: "gelu" means the tanh form in the reference.
+GOOGLE_CONSTANTS = {"hidden_act": "gelu", "initializer_range": INITIALIZER_RANGE}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of the network and its two dropout probabilities.
+
+    BERT-large: vocabulary 30522, hidden 1024, 24 layers, 16 heads, intermediate 4096, positions
+    512, segments 2, dropout and attention_dropout 0.1. Raises ValueError naming the field.
+    """
+
+    vocabulary_size: int
+    hidden_size: int
+    layers: int
+    heads: int
+    intermediate_size: int
+    positions: int
+    segments: int
+    dropout: float
+    attention_dropout: float
+
+    def __post_init__(self) -> None:
+        for name, kind in self.__annotations__.items():
+            check_size(name, getattr(self, name), kind)
+        if self.hidden_size % self.heads:
+            raise ValueError(
+                f"heads must divide hidden_size, but {self.heads} does not divide "
+                f"{self.hidden_size}"
+            )
+
+
+def check_size(name: str, value: object, kind: str) -> None:
+    """Raise ValueError, calling the value by name, unless it is fit for a field of that kind."""
+    if kind == "int":
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+    elif not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
+        raise ValueError(f"{name} must be a number from 0 to below 1, not {value!r}")
+
+
+def read_bert_config(path: Path | str) -> ModelConfig:
+    """Read Google's bert_config.json: every key it must have and no other.
+
+    Raises InputError naming file and key; OSError where the file cannot be read.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}): give a bert_config.json") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object: give a bert_config.json")
+    expected = [*GOOGLE_KEYS, *GOOGLE_CONSTANTS]
+    for key in expected:
+        if key not in content:
+            raise InputError(f"{path}: key {key!r} is missing: give a complete bert_config.json")
+    for key in content:
+        if key not in expected:
+            raise InputError(f"{path}: key {key!r} is unknown: the keys are {', '.join(expected)}")
+    for key, value in GOOGLE_CONSTANTS.items():
+        if content[key] != value:
+            raise InputError(
+                f"{path}: key {key!r} is {content[key]!r}, but the model has {value!r} alone: "
+                "give the bert_config.json that belongs to the checkpoint"
+            )
+    try:
+        for key, field in GOOGLE_KEYS.items():
+            check_size(key, content[key], ModelConfig.__annotations__[field])
+        return ModelConfig(**{field: content[key] for key, field in GOOGLE_KEYS.items()})
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
