@@ -71,9 +71,9 @@ def synchronize(device: torch.device) -> None:
         dist.barrier()
 
 
-def end_all_ranks(ranks: Ranks, status: int) -> None:
+def end_all_ranks(world_size: int, status: int) -> None:
     """End every rank at once: one has failed, and the others would wait in a collective."""
-    if ranks.world_size > 1:
+    if world_size != 1:
         from mpi4py import MPI
 
         MPI.COMM_WORLD.Abort(status)

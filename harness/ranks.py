@@ -17,6 +17,10 @@ from harness.commands import InputError
 from harness.systems import Nodes
 
 
+class SharedFault(InputError):
+    """A fault that every rank knows of: all stop by themselves, rank 0 says it."""
+
+
 @dataclass(frozen=True)
 class Launcher:
     """What a launcher's variables say: who started this process, its rank and the world size."""
@@ -57,7 +61,7 @@ class Ranks:
         return _communicator().allgather(value) if self.world_size > 1 else [value]
 
     def agree(self, fault: str | None) -> None:
-        """End all ranks together if one found a fault. Raises InputError with the first sentence.
+        """End all ranks together if one found a fault. Raises SharedFault with the first sentence.
 
         fault: None where all is well, else the sentence this rank would have stopped with.
         """
@@ -65,7 +69,7 @@ class Ranks:
         for rank, sentence in enumerate(faults):
             if sentence is not None:
                 where = f" (rank {rank} on {self.hosts[rank]})" if self.world_size > 1 else ""
-                raise InputError(f"{sentence}{where}")
+                raise SharedFault(f"{sentence}{where}")
 
 
 def _communicator() -> Any:
@@ -81,7 +85,7 @@ def read_launcher(environment: Mapping[str, str]) -> Launcher:
     Slurm task counts only with a step id, since an sbatch shell has a task number too.
     Raises InputError for torchrun and for unreadable numbers.
     """
-    if "TORCHELASTIC_RUN_ID" in environment:
+    if environment.get("TORCHELASTIC_RUN_ID"):
         raise InputError("started by torchrun: start with mpirun or srun, as harness.launch prints")
     pairs = [
         ("openmpi", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", ""),
@@ -122,7 +126,7 @@ def find_ranks(nodes: Nodes, environment: Mapping[str, str] | None = None) -> Ra
         place = (local.rank, local.size)
         counts = communicator.allgather(local.size)
         if set(counts) != {nodes.ranks_per_node}:
-            raise InputError(
+            raise SharedFault(
                 f"{counts[0]} ranks were started on {hosts[0]} where the system file says "
                 f"{nodes.ranks_per_node} a node: give the launcher that number a node"
             )
@@ -150,9 +154,9 @@ def check_agreement(launcher: Launcher, rank: int, size: int) -> None:
 
 
 def check_world_size(size: int, nodes: Nodes) -> None:
-    """Compare the number of processes with the system file. Raises InputError if they differ."""
+    """Compare the number of processes with the system file. Raises SharedFault if they differ."""
     if size != nodes.world_size:
-        raise InputError(
+        raise SharedFault(
             f"{size} rank(s) were started, the system file says {nodes.count} node(s) x "
             f"{nodes.ranks_per_node} rank(s) = {nodes.world_size}: start through harness.launch or "
             f"run_and_time.sh, or change [nodes]"

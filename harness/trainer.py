@@ -1,0 +1,85 @@
+"""The frame of a trainer's process: one rank's end is every rank's end.
+
+Before the ranks have found each other, and for what they have agreed on, rank 0 says the
+sentence and all leave with the same status. A fault of one rank alone ends the whole job at
+once, since the others would wait for it in a collective.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch.distributed as dist
+
+from harness.caches import clear_caches
+from harness.commands import NOT_GOOD, UNUSABLE, InputError, describe_os_error
+from harness.process_group import end_all_ranks
+from harness.ranks import Launcher, Ranks, SharedFault, read_launcher
+from harness.systems import System
+
+
+def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Run a trainer's main on this rank and leave with its status, ending all ranks on a fault."""
+    try:
+        status = main(sys.argv[1:])
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    except (InputError, OSError) as error:
+        sentence = describe_os_error(error) if isinstance(error, OSError) else str(error)
+        _leave(sentence, shared=isinstance(error, SharedFault))
+    except BaseException:  # noqa: BLE001  also interrupts: the other ranks must not wait for this one
+        traceback.print_exc()
+        _leave(None, shared=False)
+    sys.stdout.flush()
+    raise SystemExit(status)
+
+
+def _leave(sentence: str | None, shared: bool) -> NoReturn:
+    try:
+        launcher = read_launcher(os.environ)
+    except InputError:
+        launcher = Launcher("unreadable", 0, 1)
+    # Before MPI is up every rank has read the same files and found the same fault.
+    shared = shared or "mpi4py.MPI" not in sys.modules
+    if sentence is not None and (launcher.rank == 0 or not shared):
+        print(f"error: {sentence}", file=sys.stderr)
+    status = UNUSABLE if sentence is not None else NOT_GOOD
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if not shared and launcher.world_size != 1:
+        end_all_ranks(launcher.world_size, status)
+    raise SystemExit(status)
+
+
+def look_before(ranks: Ranks, look: Callable[[], Any]) -> Any:
+    """Look at something on every rank before the clock starts; one rank's fault stops all.
+
+    look: reads metadata only and raises InputError where something is missing.
+    Returns what `look` returned on this rank. Raises SharedFault.
+    """
+    found, fault = None, None
+    try:
+        found = look()
+    except InputError as error:
+        fault = str(error)
+    except OSError as error:
+        fault = describe_os_error(error)
+    ranks.agree(fault)
+    return found
+
+
+def clear_node_caches(system: System, ranks: Ranks, files: list[Path]) -> dict[str, Any]:
+    """Clear the data's pages on every node, one rank each; returns what was done by host.
+
+    Raises SharedFault where a node cannot do it: the run then does not start.
+    """
+    mine = ranks.first if system.nodes.one_machine else ranks.first_of_node
+    method = system.campaign.cache_clear
+    record = look_before(ranks, lambda: clear_caches(method, files) if mine else None)
+    records = ranks.gather((ranks.hosts[ranks.rank], record))
+    return {"hosts": {host: done for host, done in records if done is not None}}

@@ -1,0 +1,125 @@
+"""The ResNet-50 run's configuration: hyperparameters within the closed division's table.
+
+Sources: training_rules.adoc, "Hyperparameters"; compliance rules 4.0.0 (closed_resnet_lars);
+mlcommons/training resnet-tf2 (lars_util.py, common.py).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from harness.config import check, logged
+from harness.precision import Precision
+from resnet.data import InputOptions
+from resnet.model import ModelConfig
+
+TARGET_ACCURACY = 0.759
+EVALUATION_PERIOD_EPOCHS = 4
+LARS_TRUST_COEFFICIENT = 0.001
+# Below this global batch size the momentum is fixed ("32k" of the table).
+FREE_MOMENTUM_GLOBAL_BATCH_SIZE = 32_000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of a step: local x ranks x accumulation = global."""
+
+    global_batch_size: int = logged("global_batch_size")
+    local_batch_size: int = logged("model_bn_span")
+    gradient_accumulation_steps: int = logged("gradient_accumulation_steps")
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            check(value >= 1, f"'{name}' must be at least 1")
+
+    def check_world_size(self, world_size: int) -> str | None:
+        """The sentence that says why these batch sizes do not fit a world size, or None."""
+        product = self.local_batch_size * self.gradient_accumulation_steps * world_size
+        if product == self.global_batch_size:
+            return None
+        return (
+            f"[batch] local_batch_size {self.local_batch_size} x gradient_accumulation_steps "
+            f"{self.gradient_accumulation_steps} x {world_size} ranks = {product}, but "
+            f"global_batch_size is {self.global_batch_size}: make them agree"
+        )
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """LARS and its polynomial schedule."""
+
+    base_learning_rate: float = logged("lars_opt_base_learning_rate")
+    end_learning_rate: float = logged("lars_opt_end_learning_rate")
+    decay_power: int = logged("lars_opt_learning_rate_decay_poly_power")
+    warmup_epochs: int = logged("lars_opt_learning_rate_warmup_epochs")
+    decay_epochs: int
+    momentum: float = logged("lars_opt_momentum")
+    weight_decay: float = logged("lars_opt_weight_decay")
+    epsilon: float = logged("lars_epsilon")
+    label_smoothing: float
+
+    def __post_init__(self) -> None:
+        check(self.base_learning_rate >= 0, "'base_learning_rate' must not be negative")
+        check(self.end_learning_rate == 0.0001, "'end_learning_rate' is 0.0001 by the rules")
+        check(self.decay_power == 2, "'decay_power' is 2 by the rules")
+        check(self.epsilon == 0.0, "'epsilon' is 0.0 by the rules")
+        check(self.label_smoothing in (0.0, 0.1), "'label_smoothing' is 0.0 or 0.1 by the rules")
+        check(
+            0 <= self.warmup_epochs < self.decay_epochs, "'warmup_epochs' must end before the decay"
+        )
+        check(self.weight_decay > 0, "'weight_decay' must be positive")
+        exponent = math.log2(self.weight_decay / 0.0001)
+        check(
+            abs(exponent - round(exponent)) < 1e-9,
+            "'weight_decay' is 0.0001 times a power of two by the rules",
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """When to evaluate: every fourth epoch, the first at 1 to 4 (rules: "Quality measure")."""
+
+    first_epoch: int
+    log_weights: bool
+
+    def __post_init__(self) -> None:
+        check(
+            1 <= self.first_epoch <= EVALUATION_PERIOD_EPOCHS,
+            "'first_epoch' is 1, 2, 3 or 4 by the rules",
+        )
+
+
+@dataclass(frozen=True)
+class Communication:
+    """How gradients are averaged."""
+
+    bucket_megabytes: int
+
+    def __post_init__(self) -> None:
+        check(self.bucket_megabytes >= 1, "'bucket_megabytes' must be at least 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One ResNet configuration file."""
+
+    model: ModelConfig
+    input: InputOptions
+    batch: Batch
+    optimizer: Optimizer
+    evaluation: Evaluation
+    precision: Precision
+    communication: Communication
+    operations: dict[str, str]
+
+    def __post_init__(self) -> None:
+        free = self.batch.global_batch_size >= FREE_MOMENTUM_GLOBAL_BATCH_SIZE
+        check(
+            free or self.optimizer.momentum == 0.9,
+            "optimizer.momentum is 0.9 by the rules below a global batch size of 32,000",
+        )
+        check(
+            self.model.input_channels == self.input.channels,
+            "model.input_channels and input.channels must be equal",
+        )

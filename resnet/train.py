@@ -1,0 +1,200 @@
+"""Train ResNet-50 v1.5 to 75.90 % top-1: the run that is timed, and the probe that is not.
+
+`python -m resnet.train run --system systems/NAME.toml --log FILE` on every rank;
+`python -m resnet.train probe --config FILE --steps N [--json]` on one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from harness.commands import GOOD, NOT_GOOD, Parser
+from harness.config import load_config, logged_values
+from harness.process_group import join, select_device, synchronize
+from harness.ranks import Ranks, find_ranks
+from harness.run_progress import RunProgress
+from harness.runclock import RunClock
+from harness.schedules import PolynomialWarmup, resnet_evaluation_epochs
+from harness.seeds import derive_seed, draw_seed
+from harness.systems import System, load_system
+from harness.trainer import clear_node_caches, look_before, run_trainer
+from harness.warmup import preserve_state
+from resnet.config import EVALUATION_PERIOD_EPOCHS, TARGET_ACCURACY, Config
+from resnet.data import EvaluationInput, TrainingInput
+from resnet.evaluate import evaluate
+from resnet.probe import make_synthetic_batch, probe
+from resnet.shards import Manifest, read_manifest
+from resnet.step import TrainingStep
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Run:
+    """Everything a run needs, ready before the clock starts."""
+
+    config: Config
+    ranks: Ranks
+    clock: RunClock
+    progress: RunProgress
+    step: TrainingStep
+    training: TrainingInput
+    validation: EvaluationInput
+    manifest: Manifest
+    schedule: PolynomialWarmup
+    steps_per_epoch: int
+    evaluation_epochs: list[int]
+
+
+def train(run: Run) -> bool:
+    """The timed run, from the start of the clock to its end: True if the target was reached."""
+    config, clock, progress, step = run.config, run.clock, run.progress, run.step
+    update = epoch = 0
+    clock.start_run()
+    progress.start()
+    clock.log("train_samples", run.manifest.train.images)
+    clock.log("eval_samples", run.manifest.val.images)
+    run.training.open()  # the first touch of the data
+    run.validation.open()
+    for evaluation_epoch in run.evaluation_epochs:
+        first_epoch = epoch + 1
+        clock.start_block(first_epoch, evaluation_epoch - epoch)
+        while epoch < evaluation_epoch:
+            epoch += 1
+            clock.start_epoch(epoch)
+            for _ in range(run.steps_per_epoch):
+                for _ in range(config.batch.gradient_accumulation_steps):
+                    step.accumulate(*run.training.next())
+                step.update(run.schedule(update))
+                update += 1
+                progress.samples += config.batch.global_batch_size
+            clock.stop_epoch(epoch)
+            clock.log("tracked_stats", {"throughput": progress.rate()}, {"step": epoch})
+        clock.start_evaluation(epoch)
+        images = run.manifest.val.images
+        accuracy = evaluate(step, run.validation, images, run.ranks.world_size)
+        reached = clock.stop_evaluation(epoch, accuracy)
+        clock.stop_block(first_epoch)
+        progress.note = f"(epoch {epoch}: {accuracy:.4f})"
+        if reached:
+            break
+    return clock.stop_run()
+
+
+def prepare(options: argparse.Namespace) -> Run:
+    """Do all that the rules leave untimed: ranks, checks by metadata, caches, model, warm-up."""
+    system = load_system(options.system)
+    config = load_config(ROOT / system.benchmarks.resnet.config, Config)
+    ranks = find_ranks(system.nodes)
+    ranks.agree(config.batch.check_world_size(ranks.world_size))
+    device = look_before(ranks, lambda: select_device(system, ranks))
+    manifest = look_before(ranks, lambda: read_manifest(ROOT / system.benchmarks.resnet.data))
+    caches = clear_node_caches(system, ranks, manifest.files())
+    join(system, ranks, device)
+    return build(system, config, ranks, device, manifest, caches, options.log)
+
+
+def build(
+    system: System,
+    config: Config,
+    ranks: Ranks,
+    device: torch.device,
+    manifest: Manifest,
+    caches: dict[str, object],
+    log: Path,
+) -> Run:
+    """Open the log, build model and input, warm up on synthetic data with the state restored."""
+    clock = RunClock(ranks, log, TARGET_ACCURACY, lambda: synchronize(device))
+    clock.log_submission("resnet", system.submission)
+    if system.campaign.profile == "demo":
+        clock.log("demonstration", True)
+    clock.log_cache_clear(caches)
+    clock.start_init()
+    seed = draw_seed(ranks)
+    clock.log("seed", seed)
+    batch, optimizer = config.batch, config.optimizer
+    steps_per_epoch = -(-manifest.train.images // batch.global_batch_size)
+    schedule = PolynomialWarmup(
+        optimizer.base_learning_rate,
+        optimizer.end_learning_rate,
+        warmup_steps=optimizer.warmup_epochs * steps_per_epoch,
+        total_steps=optimizer.decay_epochs * steps_per_epoch,
+    )
+    log_configuration(clock, config, schedule)
+    torch.manual_seed(derive_seed(seed, "weights"))
+    step = TrainingStep(config, device, ranks.world_size)
+    if config.evaluation.log_weights:
+        for name in step.model.weight_names():
+            clock.log("weights_initialization", None, {"tensor": name})
+    warm_up(step, config, device, batch.local_batch_size)
+    place = (ranks.rank, ranks.world_size, batch.local_batch_size)
+    data_seed = derive_seed(seed, "data", ranks.rank)
+    training = TrainingInput(manifest, config.input, *place, seed=data_seed, device=device)
+    validation = EvaluationInput(manifest, config.input, *place, device=device)
+    epochs = resnet_evaluation_epochs(
+        config.evaluation.first_epoch, EVALUATION_PERIOD_EPOCHS, optimizer.decay_epochs
+    )
+    total_samples = epochs[-1] * steps_per_epoch * batch.global_batch_size
+    progress = RunProgress(ranks, total_samples, "images", interval_seconds=0.5)
+    return Run(
+        config, ranks, clock, progress, step, training, validation, manifest, schedule,
+        steps_per_epoch, epochs,
+    )  # fmt: skip
+
+
+def log_configuration(clock: RunClock, config: Config, schedule: PolynomialWarmup) -> None:
+    """Write every hyperparameter under its MLPerf key."""
+    for key, value in logged_values(config).items():
+        clock.log(key, value)
+    clock.log("opt_name", "lars")
+    clock.log("lars_opt_learning_rate_decay_steps", schedule.decay_steps)
+
+
+def warm_up(step: TrainingStep, config: Config, device: torch.device, local_batch: int) -> None:
+    """Run a step and an evaluation forward on synthetic data, and leave no trace in the state."""
+    images, labels = make_synthetic_batch(config, local_batch, device)
+    with preserve_state(step.model, step.optimizer, device):
+        for _ in range(config.batch.gradient_accumulation_steps):
+            step.accumulate(images, labels)
+        step.update(0.0)
+        step.model.eval()
+        with torch.no_grad(), step.precision.forward_context(device):
+            step.model(images)
+        step.model.train()
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line of `python -m resnet.train`."""
+    parser = Parser(prog="python -m resnet.train", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    timed = commands.add_parser("run", help="the timed run, on every rank")
+    timed.add_argument("--system", required=True, type=Path, help="systems/NAME.toml")
+    timed.add_argument("--log", required=True, type=Path, help="the log file to write")
+    measured = commands.add_parser("probe", help="the rate of the step on synthetic data")
+    measured.add_argument("--config", required=True, type=Path)
+    measured.add_argument("--steps", type=int, default=20)
+    measured.add_argument("--device", choices=("cpu", "cuda"), default=None)
+    measured.add_argument("--json", action="store_true")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run or probe. Status 0: the target was reached, or the probe is done; 1: it was missed."""
+    options = parse_arguments(arguments)
+    if options.command == "probe":
+        return probe(options)
+    run = prepare(options)
+    reached = train(run)
+    run.progress.stop()
+    run.training.close()
+    run.validation.close()
+    return GOOD if reached else NOT_GOOD
+
+
+if __name__ == "__main__":
+    run_trainer(main)
