@@ -1,1 +1,1 @@
-"""ResNet-50 v1.5 on ImageNet: model, data, training."""
+"""The ResNet-50 v1.5 trainer on ImageNet: data, model, optimizer, timed run."""

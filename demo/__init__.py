@@ -1,0 +1,1 @@
+"""Makes the embedded data set: JPEG files and text, small, learnable, seeded."""
