@@ -1,0 +1,125 @@
+"""The BERT run's configuration: hyperparameters of LAMB and its schedule, all free by the rules.
+
+Sources: training_rules.adoc, "Hyperparameters" and "Benchmark Specific Rules"; compliance rules
+4.0.0 (closed_bert); mlcommons/training bert (optimization.py, lamb_optimizer_v1.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bert.model import ModelConfig
+from harness.config import check, logged
+from harness.precision import Precision
+
+TARGET_ACCURACY = 0.720
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences of a step: local x ranks x accumulation = global."""
+
+    global_batch_size: int = logged("global_batch_size")
+    local_batch_size: int = logged("d_batch_size")
+    gradient_accumulation_steps: int = logged("gradient_accumulation_steps")
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            check(value >= 1, f"'{name}' must be at least 1")
+
+    def check_world_size(self, world_size: int) -> str | None:
+        """The sentence that says why these batch sizes do not fit a world size, or None."""
+        product = self.local_batch_size * self.gradient_accumulation_steps * world_size
+        if product == self.global_batch_size:
+            return None
+        return (
+            f"[batch] local_batch_size {self.local_batch_size} x gradient_accumulation_steps "
+            f"{self.gradient_accumulation_steps} x {world_size} ranks = {product}, but "
+            f"global_batch_size is {self.global_batch_size}: make them agree"
+        )
+
+
+@dataclass(frozen=True)
+class Input:
+    """Shape of the prepared samples, and how far ahead batches are made."""
+
+    max_sequence_length: int = logged("max_sequence_length")
+    max_predictions_per_sequence: int = logged("max_predictions_per_seq")
+    prefetch_batches: int
+
+    def __post_init__(self) -> None:
+        check(self.max_sequence_length >= 1, "'max_sequence_length' must be at least 1")
+        check(
+            self.max_predictions_per_sequence >= 1,
+            "'max_predictions_per_sequence' must be at least 1",
+        )
+        check(self.prefetch_batches >= 1, "'prefetch_batches' must be at least 1")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """LAMB with linear decay; the gradient is clipped after the all-reduce (both are allowed)."""
+
+    base_learning_rate: float = logged("opt_base_learning_rate")
+    training_steps: int = logged("opt_learning_rate_training_steps")
+    warmup_steps: int = logged("opt_learning_rate_warmup_steps")
+    start_warmup_step: int = logged("start_warmup_step")
+    decay_power: float = logged("opt_lamb_learning_rate_decay_poly_power")
+    beta_1: float = logged("opt_lamb_beta_1")
+    beta_2: float = logged("opt_lamb_beta_2")
+    epsilon: float = logged("opt_lamb_epsilon")
+    weight_decay: float = logged("opt_lamb_weight_decay_rate")
+    max_gradient_norm: float = logged("opt_gradient_clip_norm")
+
+    def __post_init__(self) -> None:
+        check(self.base_learning_rate >= 0, "'base_learning_rate' must not be negative")
+        check(self.training_steps >= 1, "'training_steps' must be at least 1")
+        check(self.warmup_steps >= 0, "'warmup_steps' must not be negative")
+        check(self.decay_power == 1.0, "'decay_power' is 1.0 in the reference's schedule")
+        check(0 <= self.beta_1 < 1 and 0 <= self.beta_2 < 1, "betas lie in [0, 1)")
+        check(self.epsilon > 0, "'epsilon' must be positive")
+        check(self.weight_decay >= 0, "'weight_decay' must not be negative")
+        check(self.max_gradient_norm == 1.0, "'max_gradient_norm' is 1.0 in the reference")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Samples between evaluations: the rule's figure for this batch size (or a demonstration's)."""
+
+    interval_samples: int
+    local_batch_size: int
+    log_weights: bool
+
+    def __post_init__(self) -> None:
+        check(self.interval_samples >= 1, "'interval_samples' must be at least 1")
+        check(self.local_batch_size >= 1, "'local_batch_size' must be at least 1")
+
+
+@dataclass(frozen=True)
+class Communication:
+    """How gradients are averaged."""
+
+    bucket_megabytes: int
+
+    def __post_init__(self) -> None:
+        check(self.bucket_megabytes >= 1, "'bucket_megabytes' must be at least 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One BERT configuration file."""
+
+    model: ModelConfig
+    input: Input
+    batch: Batch
+    optimizer: Optimizer
+    evaluation: Evaluation
+    precision: Precision
+    communication: Communication
+    operations: dict[str, str]
+
+    def __post_init__(self) -> None:
+        check(
+            self.input.max_sequence_length <= self.model.positions,
+            "input.max_sequence_length must not exceed model.positions",
+        )

@@ -1,0 +1,90 @@
+"""The rate of BERT's training step on synthetic sequences of Wikipedia's lengths."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import torch
+
+from bert.config import Config
+from bert.model import Batch
+from bert.step import TrainingStep
+from harness.commands import GOOD, InputError
+from harness.config import load_config
+from harness.throughput import choose_device, measure_steps
+
+# Share of sequences by length, of 512 (Wikipedia: graphcore/examples, packedBERT/histograms.py).
+LENGTH_EDGES = (5, 65, 129, 193, 257, 385, 512, 513)
+LENGTH_SHARES = (0.176, 0.194, 0.114, 0.083, 0.117, 0.082, 0.234)
+FULL_LENGTH = 512
+MASKED_SHARE = 0.15
+
+
+def draw_lengths(sequences: int, max_sequence_length: int, seed: int) -> np.ndarray:
+    """Draw sequence lengths (N,) int64 as in Wikipedia, scaled to the longest sequence."""
+    generator = np.random.default_rng(seed)
+    shares = np.array(LENGTH_SHARES) / sum(LENGTH_SHARES)
+    classes = generator.choice(len(shares), size=sequences, p=shares)
+    low, high = np.array(LENGTH_EDGES[:-1])[classes], np.array(LENGTH_EDGES[1:])[classes]
+    lengths = generator.integers(low, high) * max_sequence_length // FULL_LENGTH
+    return np.maximum(lengths, 5)
+
+
+def make_synthetic_batch(config: Config, sequences: int, device: torch.device) -> Batch:
+    """Make a batch of random tokens, 15 % of each sequence's to be predicted."""
+    lengths = draw_lengths(sequences, config.input.max_sequence_length, seed=0)
+    generator = np.random.default_rng(0)
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    tokens, vocabulary = int(cu_seqlens[-1]), config.model.vocabulary_size
+    masked = np.maximum(1, np.round(lengths * MASKED_SHARE)).astype(np.int64)
+    positions = [
+        start + np.sort(generator.choice(length, size=count, replace=False))
+        for start, length, count in zip(cu_seqlens[:-1], lengths, masked, strict=True)
+    ]
+    within = np.concatenate([np.arange(length) for length in lengths])
+
+    def put(array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(device)
+
+    return Batch(
+        input_ids=put(generator.integers(0, vocabulary, tokens)),
+        segment_ids=put((within > np.repeat(lengths // 2, lengths)).astype(np.int64)),
+        position_ids=put(within),
+        cu_seqlens=put(cu_seqlens),
+        longest_sequence=int(lengths.max()),
+        masked_positions=put(np.concatenate(positions)),
+        masked_ids=put(generator.integers(0, vocabulary, int(masked.sum()))),
+        next_sentence_labels=put(generator.integers(0, 2, sequences)),
+    )
+
+
+def probe(options: argparse.Namespace) -> int:
+    """Measure `options.steps` steps of one rank and print them."""
+    if options.steps < 1:
+        raise InputError(f"--steps must be at least 1, is {options.steps}")
+    config = load_config(options.config, Config)
+    device = choose_device(options.device)
+    torch.manual_seed(0)
+    step = TrainingStep(config, device, world_size=1, initial_state=None)
+    batch = make_synthetic_batch(config, config.batch.local_batch_size, device)
+
+    def run_step() -> None:
+        for _ in range(config.batch.gradient_accumulation_steps):
+            step.accumulate(batch)
+        step.update(config.optimizer.base_learning_rate)
+
+    samples = config.batch.local_batch_size * config.batch.gradient_accumulation_steps
+    measured = measure_steps(run_step, options.steps, samples, device)
+    tokens = int(batch.input_ids.numel())
+    measured = {
+        "benchmark": "bert", "config": str(options.config), "tokens_per_micro_batch": tokens,
+        **measured,
+    }  # fmt: skip
+    if options.json:
+        print(json.dumps(measured, indent=1))
+    else:
+        rate, median = measured["samples_per_second"], measured["step_seconds"]["median"]
+        print(f"{rate:,.1f} sequences/s on one rank ({1000 * median:.2f} ms a step, median)")
+    return GOOD

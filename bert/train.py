@@ -1,0 +1,254 @@
+"""Train BERT-large to 0.720 masked-LM accuracy: the run that is timed, and the probe that is not.
+
+`python -m bert.train run --system systems/NAME.toml --log FILE` on every rank;
+`python -m bert.train probe --config FILE --steps N [--json]` on one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from harness.schedules import (
+    bert_learning_rate,
+    evaluation_interval_samples,
+    evaluation_updates,
+)
+
+from bert.checkpoint import read_state
+from bert.config import TARGET_ACCURACY, Config
+from bert.data import EvaluationInput, TrainingInput
+from bert.evaluate import evaluate
+from bert.probe import make_synthetic_batch, probe
+from bert.shards import Manifest, read_manifest
+from bert.step import TrainingStep
+from harness.commands import GOOD, NOT_GOOD, InputError, Parser
+from harness.config import load_config, logged_values
+from harness.process_group import join, select_device, synchronize
+from harness.ranks import Ranks, find_ranks
+from harness.run_progress import RunProgress
+from harness.runclock import RunClock
+from harness.seeds import derive_seed, draw_seed
+from harness.systems import System, load_system
+from harness.trainer import clear_node_caches, look_before, run_trainer
+from harness.warmup import preserve_state
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Run:
+    """Everything a run needs, ready before the clock starts."""
+
+    config: Config
+    ranks: Ranks
+    clock: RunClock
+    progress: RunProgress
+    step: TrainingStep
+    training: TrainingInput
+    evaluation: EvaluationInput
+    evaluation_samples: int
+    evaluation_updates: list[int]
+
+
+def train(run: Run) -> bool:
+    """The timed run, from the start of the clock to its end: True if the target was reached."""
+    config, clock, progress, step = run.config, run.clock, run.progress, run.step
+    update = 0
+    clock.start_run()
+    progress.start()
+    clock.start_epoch(0)
+    clock.start_block(1, 1)
+    run.training.open()  # the first touch of the data
+    for evaluation_update in run.evaluation_updates:
+        while update < evaluation_update:
+            for _ in range(config.batch.gradient_accumulation_steps):
+                step.accumulate(run.training.next())
+            step.update(learning_rate(config, update))
+            update += 1
+            progress.samples += config.batch.global_batch_size
+        samples = progress.samples
+        clock.log("tracked_stats", {"throughput": progress.rate()}, {"step": samples})
+        clock.start_evaluation(samples)
+        accuracy = evaluate(step, run.evaluation, run.evaluation_samples, run.ranks.world_size)
+        reached = clock.stop_evaluation(samples, accuracy)
+        progress.note = f"({samples:,}: {accuracy:.4f})"
+        if reached:
+            break
+    clock.stop_block(1)
+    clock.stop_epoch(progress.samples)
+    clock.log("train_samples", progress.samples)
+    return clock.stop_run()
+
+
+def learning_rate(config: Config, update: int) -> float:
+    """The learning rate of update number `update`, counted from 0."""
+    optimizer = config.optimizer
+    return bert_learning_rate(
+        update,
+        optimizer.base_learning_rate,
+        optimizer.training_steps,
+        optimizer.warmup_steps,
+        optimizer.start_warmup_step,
+    )
+
+
+def prepare(options: argparse.Namespace) -> Run:
+    """Do all that the rules leave untimed: ranks, checks by metadata, caches, model, warm-up."""
+    system = load_system(options.system)
+    config = load_config(ROOT / system.benchmarks.bert.config, Config)
+    check_evaluation_interval(system, config)
+    ranks = find_ranks(system.nodes)
+    ranks.agree(config.batch.check_world_size(ranks.world_size))
+    device = look_before(ranks, lambda: select_device(system, ranks))
+    data = ROOT / system.benchmarks.bert.data
+    training = look_before(ranks, lambda: read_fitting_manifest(data / "train", config))
+    evaluation = look_before(ranks, lambda: read_fitting_manifest(data / "eval", config))
+    caches = clear_node_caches(system, ranks, [*training.files(), *evaluation.files()])
+    join(system, ranks, device)
+    clock = RunClock(ranks, options.log, TARGET_ACCURACY, lambda: synchronize(device))
+    if system.campaign.profile == "demo":
+        clock.log("demonstration", True)
+    clock.log_cache_clear(caches)
+    clock.start_init()
+    clock.log_submission("bert", system.submission)
+    seed = draw_seed(ranks)
+    clock.log("seed", seed)
+    log_configuration(clock, config)
+    clock.log("eval_samples", evaluation.examples)
+    checkpoint = ROOT / system.benchmarks.bert.initial_checkpoint
+    step = build_step(config, clock, ranks, device, checkpoint, seed)
+    return connect_data(config, ranks, clock, step, training, evaluation, seed)
+
+
+def check_evaluation_interval(system: System, config: Config) -> None:
+    """Refuse an interval that is not the rule's, unless the system is the demonstration."""
+    stated = config.evaluation.interval_samples
+    rule = evaluation_interval_samples(config.batch.global_batch_size)
+    if stated != rule and system.campaign.profile != "demo":
+        raise InputError(
+            f"{system.benchmarks.bert.config}: evaluation.interval_samples is {stated}, the rule "
+            f"asks for {rule} at a global batch size of {config.batch.global_batch_size}"
+        )
+
+
+def read_fitting_manifest(folder: Path, config: Config) -> Manifest:
+    """Read a data folder's manifest and compare it with the configuration. Raises InputError."""
+    manifest = read_manifest(folder)
+    pairs = [
+        ("max_seq_length", manifest.max_seq_length, config.input.max_sequence_length),
+        (
+            "max_predictions_per_seq",
+            manifest.max_predictions_per_seq,
+            config.input.max_predictions_per_sequence,
+        ),
+        ("vocabulary size", manifest.vocabulary_size, config.model.vocabulary_size),
+    ]
+    for name, found, wanted in pairs:
+        if found != wanted:
+            raise InputError(
+                f"{folder} was prepared with {name} {found}, the configuration says {wanted}: "
+                f"prepare the data again or change the configuration"
+            )
+    return manifest
+
+
+def log_configuration(clock: RunClock, config: Config) -> None:
+    """Write every hyperparameter under its MLPerf key (some have two)."""
+    for key, value in logged_values(config).items():
+        clock.log(key, value)
+    clock.log("opt_name", "lamb")
+    clock.log("opt_epsilon", config.optimizer.epsilon)
+    clock.log("num_warmup_steps", config.optimizer.warmup_steps)
+
+
+def build_step(
+    config: Config,
+    clock: RunClock,
+    ranks: Ranks,
+    device: torch.device,
+    checkpoint: Path,
+    seed: int,
+) -> TrainingStep:
+    """Load the initial checkpoint into the model, and warm up with the state restored."""
+    state = look_before(ranks, lambda: read_state(checkpoint))
+    step = TrainingStep(config, device, ranks.world_size, state)
+    if config.evaluation.log_weights:
+        for name, _ in step.model.named_parameters():
+            clock.log("weights_initialization", None, {"tensor": name})
+    batch = make_synthetic_batch(config, config.batch.local_batch_size, device)
+    with preserve_state(step.model, step.optimizer, device):
+        for _ in range(config.batch.gradient_accumulation_steps):
+            step.accumulate(batch)
+        step.update(0.0)
+        step.model.eval()
+        with torch.no_grad(), step.precision.forward_context(device):
+            step.model(batch)
+        step.model.train()
+    # Dropout differs between ranks, as the replicas' does in the reference.
+    torch.manual_seed(derive_seed(seed, "dropout", ranks.rank))
+    return step
+
+
+def connect_data(
+    config: Config,
+    ranks: Ranks,
+    clock: RunClock,
+    step: TrainingStep,
+    training: Manifest,
+    evaluation: Manifest,
+    seed: int,
+) -> Run:
+    """Make the inputs, which open nothing yet, and the times of the evaluations."""
+    batch, place = config.batch, (ranks.rank, ranks.world_size)
+    order_seed = derive_seed(seed, "order")
+    prefetch = config.input.prefetch_batches
+    inputs = TrainingInput(
+        training, *place, batch.local_batch_size, order_seed, prefetch, step.device
+    )
+    local_batch = config.evaluation.local_batch_size
+    evaluation_input = EvaluationInput(evaluation, *place, local_batch, step.device)
+    updates = evaluation_updates(
+        config.evaluation.interval_samples, batch.global_batch_size, config.optimizer.training_steps
+    )
+    if not updates:
+        raise InputError("optimizer.training_steps ends the run before its first evaluation")
+    total_samples = updates[-1] * batch.global_batch_size
+    progress = RunProgress(ranks, total_samples, "sequences", interval_seconds=0.5)
+    return Run(
+        config, ranks, clock, progress, step, inputs, evaluation_input, evaluation.examples, updates
+    )
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line of `python -m bert.train`."""
+    parser = Parser(prog="python -m bert.train", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    timed = commands.add_parser("run", help="the timed run, on every rank")
+    timed.add_argument("--system", required=True, type=Path, help="systems/NAME.toml")
+    timed.add_argument("--log", required=True, type=Path, help="the log file to write")
+    measured = commands.add_parser("probe", help="the rate of the step on synthetic data")
+    measured.add_argument("--config", required=True, type=Path)
+    measured.add_argument("--steps", type=int, default=20)
+    measured.add_argument("--device", choices=("cpu", "cuda"), default=None)
+    measured.add_argument("--json", action="store_true")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run or probe. Status 0: the target was reached, or the probe is done; 1: it was missed."""
+    options = parse_arguments(arguments)
+    if options.command == "probe":
+        return probe(options)
+    run = prepare(options)
+    reached = train(run)
+    run.progress.stop()
+    run.training.close()
+    return GOOD if reached else NOT_GOOD
+
+
+if __name__ == "__main__":
+    run_trainer(main)
