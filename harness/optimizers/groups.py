@@ -1,0 +1,59 @@
+"""What both optimizers share: parameter groups that are right, and norms tensor by tensor."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_number(
+    owner: str, name: str, value: Any, low: float, high: float = math.inf, *, low_allowed: bool
+) -> None:
+    """Raise ValueError, naming optimizer and argument, unless low <(=) value < high.
+
+    A tensor of one element counts as its number: a learning rate on the device is allowed.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
+        raise ValueError(f"{owner}: {name} must be a number, not {value!r}")
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"{owner}: {name} must be one number, not {value.numel()}")
+    number = float(value)
+    if not (low < number < high or (low_allowed and number == low)):
+        bounds = f"{'at least' if low_allowed else 'above'} {low:g}"
+        bounds += f" and below {high:g}" if high != math.inf else " and finite"
+        raise ValueError(f"{owner}: {name} must be {bounds}, not {number:g}")
+
+
+def check_group(owner: str, group: dict[str, Any]) -> None:
+    """Raise ValueError unless a group's `adapt` is a bool and its parameters are fp32."""
+    if not isinstance(group["adapt"], bool):
+        raise ValueError(f"{owner}: adapt must be True or False, not {group['adapt']!r}")
+    for parameter in group["params"]:
+        if parameter.dtype != torch.float32:
+            raise ValueError(
+                f"{owner}: a parameter of shape {tuple(parameter.shape)} is {parameter.dtype}: "
+                "give the optimizer fp32 master weights"
+            )
+
+
+def collect_updated(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    """Weights of a group that have a gradient, and those gradients."""
+    weights, gradients = [], []
+    for weight in group["params"]:
+        if weight.grad is not None:
+            weights.append(weight)
+            gradients.append(weight.grad)
+    return weights, gradients
+
+
+def compute_norms(tensors: list[Tensor]) -> Tensor:
+    """L2 norm of each tensor as a whole: (len(tensors),), fp32, on their device."""
+    return torch.stack(torch._foreach_norm(tensors))
+
+
+def choose_where_positive(ratios: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """The ratio where both norms are above 0, else 1; all four (tensors,)."""
+    return torch.where((first > 0) & (second > 0), ratios, torch.ones_like(ratios))
