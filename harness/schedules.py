@@ -6,31 +6,47 @@ Rates are Python floats; counts are exact.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 
-def decay_quadratically(
-    step: int, *, base: float, end: float, warmup_steps: int, total_steps: int
-) -> float:
+
+@dataclass(frozen=True)
+class PolynomialWarmup:
     """Learning rate of image classification: linear warm-up, then polynomial decay of power 2.
 
-    step: 0 for the first update (whose rate is 0 where there is a warm-up); base is reached at
-    step warmup_steps; end at step total_steps + 1 and kept from there on. Steps are updates, not
-    epochs. Raises ValueError for counts that make no schedule.
+    base is reached at step warmup_steps; end at step total_steps + 1, and kept from there on.
+    Steps are updates, not epochs. Raises ValueError for counts that make no schedule.
     Source: mlcommons/training resnet-tf2 lars_util.py PolynomialDecayWithWarmup.
     """
-    if step < 0 or not 0 <= warmup_steps <= total_steps:
-        raise ValueError(
-            f"step ({step}) must not be negative, and warmup_steps ({warmup_steps}) must lie "
-            f"between 0 and total_steps ({total_steps})"
-        )
-    if step < warmup_steps:
-        return base * step / warmup_steps
-    decay_steps = total_steps - warmup_steps + 1
-    left = 1.0 - min(step - warmup_steps, decay_steps) / decay_steps
-    return end + (base - end) * left**2
+
+    base: float
+    end: float
+    warmup_steps: int
+    total_steps: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_steps <= self.total_steps:
+            raise ValueError(
+                f"warmup_steps ({self.warmup_steps}) must lie between 0 and total_steps "
+                f"({self.total_steps})"
+            )
+
+    @property
+    def decay_steps(self) -> int:
+        """Steps from base to end, which the run log calls the decay steps."""
+        return self.total_steps - self.warmup_steps + 1
+
+    def __call__(self, step: int) -> float:
+        """Rate of update `step`, 0 for the first (whose rate is 0 where there is a warm-up)."""
+        if step < 0:
+            raise ValueError(f"step must not be negative, but is {step}")
+        if step < self.warmup_steps:
+            return self.base * step / self.warmup_steps
+        left = 1.0 - min(step - self.warmup_steps, self.decay_steps) / self.decay_steps
+        return self.end + (self.base - self.end) * left**2
 
 
-def decay_linearly(
-    step: int, *, base: float, training_steps: int, warmup_steps: int, start_warmup_step: int
+def bert_learning_rate(
+    step: int, base: float, training_steps: int, warmup_steps: int, start_warmup_step: int
 ) -> float:
     """Learning rate of language modelling: linear warm-up, then linear decay to 0.
 
@@ -82,11 +98,18 @@ def evaluation_updates(
     return list(dict.fromkeys(updates))
 
 
-def evaluation_epochs(first: int, last: int, period: int = 4) -> list[int]:
-    """Epochs (1 for the first) that an evaluation of the image classifier follows, up to last.
+def resnet_evaluation_epochs(first_epoch: int, period_epochs: int, decay_epochs: int) -> list[int]:
+    """Epochs (1 for the first) that an evaluation of the image classifier follows.
 
-    first: 1 to period. Source: training_rules.adoc, evaluation every 4 epochs with offset 0 to 3.
+    first_epoch: 1 to period_epochs; the last is the first of the grid at which the learning rate
+    has decayed, decay_epochs or later: a run that misses its target there ends.
+    Source: training_rules.adoc, evaluation every 4 epochs with offset 0 to 3; mlcommons/training
+    resnet-tf2 common.py get_num_train_iterations rounds the training up to an evaluation.
     """
-    if not 1 <= first <= period:
-        raise ValueError(f"the first evaluation must follow epoch 1 to {period}, not {first}")
-    return list(range(first, last + 1, period))
+    if not 1 <= first_epoch <= period_epochs or decay_epochs < 1:
+        raise ValueError(
+            f"the first evaluation must follow epoch 1 to {period_epochs}, not {first_epoch}, and "
+            f"decay_epochs ({decay_epochs}) must be positive"
+        )
+    periods = max(0, -(-(decay_epochs - first_epoch) // period_epochs))
+    return [first_epoch + period * period_epochs for period in range(periods + 1)]

@@ -7,16 +7,16 @@ from fractions import Fraction
 import pytest
 
 from harness.schedules import (
-    decay_linearly,
-    decay_quadratically,
-    evaluation_epochs,
+    PolynomialWarmup,
+    bert_learning_rate,
     evaluation_interval_samples,
     evaluation_updates,
+    resnet_evaluation_epochs,
 )
 
 # base, steps per epoch, warm-up epochs -> rates at steps 1, spe, W, W + 1, 10 spe, 20 spe,
 # 35 spe - 1 and S - 1 of 37 epochs
-QUADRATIC = [
+POLYNOMIAL = [
     (
         (10.5, 393, 2),
         (0.013358779, 5.25, 10.5, 10.498473463, 6.248881100, 2.477600616, 0.034555080, 0.000100222),
@@ -32,48 +32,37 @@ QUADRATIC = [
 ]
 
 
-@pytest.mark.parametrize(("settings", "expected"), QUADRATIC)
-def test_quadratic_decay_gives_the_reference_rates(
+@pytest.mark.parametrize(("settings", "expected"), POLYNOMIAL)
+def test_polynomial_decay_gives_the_reference_rates(
     settings: tuple[float, int, int], expected: tuple[float, ...]
 ) -> None:
     base, spe, warmup_epochs = settings
     warmup, total = warmup_epochs * spe, 37 * spe
     steps = (1, spe, warmup, warmup + 1, 10 * spe, 20 * spe, 35 * spe - 1, total - 1)
-    rates = [
-        decay_quadratically(step, base=base, end=1e-4, warmup_steps=warmup, total_steps=total)
-        for step in steps
-    ]
-    assert rates == pytest.approx(expected, rel=0, abs=6e-10)
+    schedule = PolynomialWarmup(base, 1e-4, warmup, total)
+    assert schedule.decay_steps == total - warmup + 1
+    assert [schedule(step) for step in steps] == pytest.approx(expected, rel=0, abs=6e-10)
 
 
-def test_quadratic_decay_starts_at_zero_and_stays_at_its_end() -> None:
-    def rate(step: int, warmup_steps: int = 10) -> float:
-        return decay_quadratically(
-            step, base=2.0, end=0.5, warmup_steps=warmup_steps, total_steps=30
-        )
-
+def test_polynomial_decay_starts_at_zero_and_stays_at_its_end() -> None:
+    rate = PolynomialWarmup(base=2.0, end=0.5, warmup_steps=10, total_steps=30)
     assert rate(0) == 0.0 and rate(10) == 2.0
     assert rate(30) > 0.5 and rate(31) == rate(32) == rate(1000) == 0.5
     rates = [rate(step) for step in range(40)]
     assert rates[:11] == sorted(rates[:11]) and rates[10:] == sorted(rates[10:], reverse=True)
-    assert rate(0, warmup_steps=0) == 2.0
+    assert PolynomialWarmup(base=2.0, end=0.5, warmup_steps=0, total_steps=30)(0) == 2.0
 
 
-@pytest.mark.parametrize("counts", [(-1, 10, 30), (0, -1, 30), (0, 31, 30)])
-def test_quadratic_decay_refuses_counts_without_a_schedule(counts: tuple[int, int, int]) -> None:
-    step, warmup, total = counts
+def test_polynomial_decay_has_the_published_number_of_steps() -> None:
+    assert PolynomialWarmup(10.5, 1e-4, 786, 14541).decay_steps == 13756
+
+
+@pytest.mark.parametrize("counts", [(-1, 30), (31, 30)])
+def test_polynomial_decay_refuses_counts_without_a_schedule(counts: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="warmup_steps"):
-        decay_quadratically(step, base=1.0, end=0.0, warmup_steps=warmup, total_steps=total)
-
-
-def linear(step: int, base: float, training_steps: int, warmup: int, start: int) -> float:
-    return decay_linearly(
-        step,
-        base=base,
-        training_steps=training_steps,
-        warmup_steps=warmup,
-        start_warmup_step=start,
-    )
+        PolynomialWarmup(1.0, 0.0, *counts)
+    with pytest.raises(ValueError, match="step must not be negative"):
+        PolynomialWarmup(1.0, 0.0, 10, 30)(-1)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +87,7 @@ def linear(step: int, base: float, training_steps: int, warmup: int, start: int)
 def test_linear_decay_gives_the_reference_rates(
     step: int, base: float, training_steps: int, warmup: int, start: int, expected: float
 ) -> None:
-    rate = linear(step, base, training_steps, warmup, start)
+    rate = bert_learning_rate(step, base, training_steps, warmup, start)
     assert rate == pytest.approx(expected, rel=1e-12, abs=0)
 
 
@@ -106,7 +95,7 @@ def test_linear_decay_gives_the_reference_rates(
 def test_linear_decay_refuses_counts_without_a_schedule(counts: tuple[int, int, int]) -> None:
     step, training_steps, warmup = counts
     with pytest.raises(ValueError, match="training_steps"):
-        linear(step, 1.0, training_steps, warmup, 0)
+        bert_learning_rate(step, 1.0, training_steps, warmup, 0)
 
 
 @pytest.mark.parametrize(
@@ -144,17 +133,18 @@ def test_evaluations_follow_the_first_whole_batch_at_each_multiple() -> None:
         assert (update - 1) * 448 < multiple * 150_000 <= update * 448
 
 
-def test_evaluation_epochs_are_every_fourth_from_the_first() -> None:
-    assert evaluation_epochs(3, 39) == [3, 7, 11, 15, 19, 23, 27, 31, 35, 39]
-    assert evaluation_epochs(4, 8) == [4, 8]
-    assert evaluation_epochs(1, 4, period=1) == [1, 2, 3, 4]
-    assert evaluation_epochs(3, 2) == []
+def test_evaluation_epochs_are_every_fourth_until_the_decay_is_over() -> None:
+    assert resnet_evaluation_epochs(3, 4, 37) == [3, 7, 11, 15, 19, 23, 27, 31, 35, 39]
+    assert resnet_evaluation_epochs(3, 4, 35)[-1] == 35
+    assert resnet_evaluation_epochs(4, 4, 8) == [4, 8]
+    assert resnet_evaluation_epochs(1, 1, 4) == [1, 2, 3, 4]
+    assert resnet_evaluation_epochs(3, 4, 2) == [3]
 
 
-@pytest.mark.parametrize("first", [0, 5])
-def test_a_first_evaluation_outside_the_rules_is_refused(first: int) -> None:
+@pytest.mark.parametrize("arguments", [(0, 4, 37), (5, 4, 37), (3, 4, 0)])
+def test_evaluation_epochs_outside_the_rules_are_refused(arguments: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="first evaluation"):
-        evaluation_epochs(first, 39)
+        resnet_evaluation_epochs(*arguments)
 
 
 def test_counts_below_one_are_refused() -> None:
