@@ -1,8 +1,8 @@
 """ResNet's input as the trainer sees it: an unbroken training stream, exact evaluation passes.
 
 Also measures the input alone: `python -m resnet.data throughput --data DIR` and
-`python -m resnet.data evaluate-images DIR --npz FILE`. DALI is imported when a pipeline is
-opened, so that the options and the classes cost nothing to import.
+`python -m resnet.data evaluate-images DIR --npz FILE`. DALI is imported when an input is
+constructed, so that reading a configuration does not pay for it.
 """
 
 from __future__ import annotations
@@ -10,25 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.commands import GOOD, InputError, Parser, run_command
-from harness.files import write_atomically
-from harness.progress import Progress
 from resnet.shards import Manifest, read_manifest
 
 if TYPE_CHECKING:
     import torch
 
-    from resnet.pipelines import Records
-
 VERIFY = "python -m resnet.prepare_data verify"
-IMAGE_SUFFIXES = (".jpeg", ".jpg")
 
 
 @dataclass(frozen=True)
@@ -78,12 +71,13 @@ class _Input:
         self.manifest, self.split, self.options = manifest, split, options
         self.rank, self.world_size, self.local_batch = rank, world_size, local_batch
         self.device = device
-        self._pipeline: Any = None
-
-    def _records(self) -> Records:
+        # Loads DALI here, ahead of open(): the clock is not running yet.
         from resnet.pipelines import Records
 
-        return Records.of_split(self.manifest, self.split, self.rank, self.world_size)
+        # With more ranks than images, the last ranks have none and the reader knows of fewer.
+        self.parts = min(world_size, manifest.split(split).images)
+        self.records = Records.of_split(manifest, split, min(rank, self.parts - 1), self.parts)
+        self._pipeline: Any = None
 
     def _place(self) -> Any:
         import torch
@@ -156,7 +150,7 @@ class TrainingInput(_Input):
         from resnet.pipelines import build_training
 
         self._pipeline = build_training(
-            self._records(), self.options, self.local_batch, self.seed, self._place()
+            self.records, self.options, self.local_batch, self.seed, self._place()
         )
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -175,7 +169,7 @@ class TrainingInput(_Input):
 
         try:
             found = find_undecodable(
-                self._records(), self.options, self.local_batch, self.seed, self.batches
+                self.records, self.options, self.local_batch, self.seed, self.batches
             )
         except RuntimeError:  # the files themselves cannot be read: the first report says why
             found = None
@@ -206,9 +200,8 @@ class EvaluationInput(_Input):
         device: torch.device | str,
     ) -> None:
         super().__init__(manifest, "val", options, rank, world_size, local_batch, device)
-        images = manifest.val.images
-        self.images = images * (rank + 1) // world_size - images * rank // world_size
-        longest = -(-images // world_size)
+        self.images = self.records.count if rank < self.parts else 0
+        longest = -(-manifest.val.images // self.parts)
         self.padded_batches = -(-longest // local_batch)
         self._position = 0
 
@@ -223,7 +216,7 @@ class EvaluationInput(_Input):
             return
         self._position = 0
         self._pipeline = build_evaluation(
-            self._records(), self.options, self.local_batch, self._place()
+            self.records, self.options, self.local_batch, self._place()
         )
         try:
             found = self._pipeline.reader_meta(READER)["epoch_size"]
@@ -267,86 +260,6 @@ def mix_seed(seed: int, rank: int) -> int:
     import numpy as np
 
     return int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint32)[0] >> 1)
-
-
-def measure_throughput(
-    manifest: Manifest,
-    split: str,
-    options: InputOptions,
-    batch: int,
-    gpu: int | None,
-    seconds: float,
-) -> dict[str, Any]:
-    """Run one rank's pipeline alone for `seconds` after its first batch; return the rate.
-
-    The whole split is the rank's part. Raises InputError where images cannot be read.
-    """
-    from resnet.pipelines import (
-        Place,
-        Records,
-        build_evaluation,
-        build_training,
-        describe_failure,
-    )
-
-    records = Records.of_split(manifest, split, 0, 1)
-    seed = mix_seed(time.time_ns(), 0)
-    try:
-        if split == "train":
-            pipeline = build_training(records, options, batch, seed, Place(gpu))
-        else:
-            pipeline = build_evaluation(records, options, batch, Place(gpu))
-        for _ in range(options.prefetch_batches + 1):  # what is made ahead, untimed
-            pipeline.run()
-        batches, start = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - start) < seconds or not batches:
-            pipeline.run()
-            batches += 1
-    except RuntimeError as error:
-        raise InputError(f"{manifest.folder}: {describe_failure(error)}") from None
-    images = batches * batch
-    return {
-        "images_per_second": images / elapsed,
-        "images": images,
-        "seconds": elapsed,
-        "split": split,
-        "device": "cpu" if gpu is None else f"gpu {gpu}",
-        "batch_size": batch,
-        "threads": options.threads,
-        "crop_size": options.crop_size,
-    }
-
-
-def evaluate_images(folder: Path, target: Path, crop_size: int, resize_shorter: int) -> int:
-    """Run the evaluation preprocessing on a folder's JPEG files; return how many there were.
-
-    Writes an .npz with, per file name, float32 (crop, crop, 3) RGB on the 0-255 scale less the
-    mean. One image is in memory at a time. Raises InputError naming what cannot be used.
-    """
-    import numpy as np
-
-    from resnet.pipelines import build_file_evaluation, describe_failure
-
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: name one with JPEG files in it")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise InputError(f"{folder} holds no JPEG files: name a folder that does")
-    names = [str(path) for path in files]
-    pipeline = build_file_evaluation(names, crop_size, resize_shorter, _count_cores())
-    progress = Progress("evaluation images", len(files), "images")
-    with write_atomically(target, "wb") as file, zipfile.ZipFile(file, "w") as archive:
-        for position, path in enumerate(files):
-            try:
-                image = np.asarray(pipeline.run()[0].as_tensor())[0]
-            except RuntimeError as error:
-                raise InputError(
-                    f"{path} cannot be decoded ({describe_failure(error)}): replace it"
-                ) from None
-            with archive.open(f"{path.name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, image, allow_pickle=False)
-            progress.update(position + 1)
-    return len(files)
 
 
 def _count_cores() -> int:
@@ -393,11 +306,14 @@ def main(arguments: Sequence[str]) -> int:
     if options.resize_shorter < options.crop_size:
         raise InputError("--resize-shorter is less than --crop-size: give a larger one")
     if options.command == "evaluate-images":
-        count = evaluate_images(
-            options.folder, options.npz, options.crop_size, options.resize_shorter
-        )
+        from resnet.measurements import evaluate_images
+
+        sizes = (options.crop_size, options.resize_shorter)
+        count = evaluate_images(options.folder, options.npz, *sizes, _count_cores())
         print(f"{options.npz}: {count:,} images")
         return GOOD
+    from resnet.measurements import measure_throughput
+
     manifest = read_manifest(options.data)
     shape = InputOptions(
         options.crop_size,

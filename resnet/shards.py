@@ -87,6 +87,20 @@ class Manifest:
         """Return the split called "train" or "val"; KeyError for another name."""
         return {"train": self.train, "val": self.val}[name]
 
+    def find_name(self, split: str, path: str, offset: int) -> str | None:
+        """Find the original name of the image at a byte offset of a shard, None if unlisted."""
+        stored, base = self.split(split), 0
+        for shard in stored.shards:
+            if shard.file == Path(path).name:
+                break
+            base += shard.bytes
+        index, names = (self.folder / item.file for item in (stored.index, stored.names))
+        with open(index, encoding="ascii") as places, open(names, encoding="utf-8") as lines:
+            for place, line in zip(places, lines, strict=False):
+                if int(place.split("\t")[1]) == base + offset:
+                    return line.rstrip("\n").split("\t")[2]
+        return None
+
     def files(self) -> list[Path]:
         """List the paths of every file of both splits, the manifest itself left out."""
         return [self.folder / item.file for item in (*self.train.files(), *self.val.files())]

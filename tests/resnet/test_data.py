@@ -1,0 +1,300 @@
+"""The trainer's input: coverage, exactness, laziness, and sentences for damaged data."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from harness.commands import InputError
+from resnet.data import EvaluationInput, InputOptions, TrainingInput, mix_seed
+from resnet.prepare_data import pack_folders
+from resnet.shards import Manifest, read_manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT.parent / "shared" / "golden" / "resnet" / "eval_images"
+OPTIONS = InputOptions(
+    crop_size=16,
+    resize_shorter=18,
+    threads=1,
+    prefetch_batches=2,
+    shuffle_buffer_images=6,
+    channels=3,
+)
+IMAGES = 23
+
+
+def make_data(folder: Path, cut_off: tuple[str, int] | None = None) -> Manifest:
+    """Pack 23 + 23 images in three shards, each of its own class, so that its label names it."""
+    generator = np.random.default_rng(2)
+    for split in ("train", "val"):
+        for number in range(IMAGES):
+            path = folder / "images" / split / f"n{number:03d}" / f"{split}_{number}.JPEG"
+            path.parent.mkdir(parents=True)
+            buffer = io.BytesIO()
+            pixels = generator.integers(0, 256, (20 + number, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(buffer, "JPEG")
+            data = buffer.getvalue()
+            path.write_bytes(data[: len(data) // 2] if cut_off == (split, number) else data)
+    images = folder / "images"
+    return pack_folders(images / "train", images / "val", folder / "data", shards=3, seed=4)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    make_data(folder := tmp_path_factory.mktemp("packed"))
+    return read_manifest(folder / "data")
+
+
+def open_training(
+    manifest: Manifest, rank: int, world_size: int, batch: int, seed: int = 1
+) -> TrainingInput:
+    training = TrainingInput(manifest, OPTIONS, rank, world_size, batch, seed, "cpu")
+    training.open()
+    return training
+
+
+def draw_labels(training: TrainingInput, batches: int) -> list[int]:
+    """Return the labels of the next batches, one after the other."""
+    return [int(label) for _ in range(batches) for label in training.next()[1]]
+
+
+@pytest.mark.parametrize(("world_size", "batch"), [(1, 4), (1, 23), (3, 2), (3, 5), (4, 2), (4, 7)])
+def test_every_image_is_seen_once_an_epoch_from_the_start(
+    manifest: Manifest, world_size: int, batch: int
+) -> None:
+    """After k epochs of ceil(N / global batch) steps each image has come at least k times."""
+    steps = -(-IMAGES // (world_size * batch))
+    inputs = [open_training(manifest, rank, world_size, batch) for rank in range(world_size)]
+    counts: Counter[int] = Counter()
+    for epoch in range(1, 5):
+        for training in inputs:
+            counts.update(draw_labels(training, steps))
+        assert min(counts[label] for label in range(IMAGES)) >= epoch
+        assert counts.total() == epoch * steps * world_size * batch
+
+
+def test_a_pass_is_a_permutation_of_the_ranks_part_and_changes(manifest: Manifest) -> None:
+    """No image comes twice before all have come; each pass has another order; parts differ."""
+    parts = []
+    for rank in range(3):
+        training = open_training(manifest, rank, 3, 1)
+        part = IMAGES * (rank + 1) // 3 - IMAGES * rank // 3
+        passes = [draw_labels(training, part) for _ in range(4)]
+        assert all(sorted(one) == sorted(set(passes[0])) for one in passes)
+        assert len({tuple(one) for one in passes}) == 4
+        parts += passes[0]
+    assert sorted(parts) == list(range(IMAGES))
+
+
+def test_the_order_depends_on_the_seed_and_repeats_with_it(manifest: Manifest) -> None:
+    """The same seed gives the same stream of images and crops, another seed another."""
+    first, again, other = (open_training(manifest, 0, 1, 5, seed) for seed in (1, 1, 2))
+    streams = [[one.next() for _ in range(4)] for one in (first, again, other)]
+    for (images, labels), (same_images, same_labels) in zip(streams[0], streams[1], strict=True):
+        assert torch.equal(labels, same_labels) and torch.equal(images, same_images)
+    joined = [torch.cat([labels for _, labels in stream]).tolist() for stream in streams]
+    assert joined[0] != joined[2]
+
+
+def test_ranks_and_runs_have_seeds_of_their_own() -> None:
+    """All pairs of 40 runs and 40 ranks differ."""
+    assert len({mix_seed(seed, rank) for seed in range(40) for rank in range(40)}) == 1600
+
+
+def test_batches_are_channels_last_views_that_stay_as_they_are(manifest: Manifest) -> None:
+    """float32 (B, C, H, W) over an NHWC buffer; batches kept for long are not written into."""
+    training = open_training(manifest, 0, 1, 4)
+    kept, copies = [], []
+    for _ in range(30):
+        images, labels = training.next()
+        kept.append((images, labels))
+        copies.append((images.clone(), labels.clone()))
+    assert images.shape == (4, 3, 16, 16) and images.dtype == torch.float32
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert labels.shape == (4,) and labels.dtype == torch.int64
+    training.close()
+    for (images, labels), (images_copy, labels_copy) in zip(kept, copies, strict=True):
+        assert torch.equal(images, images_copy) and torch.equal(labels, labels_copy)
+
+
+def list_open_files(folder: Path) -> list[str]:
+    """List files under `folder` that this process has open or mapped."""
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        except FileNotFoundError:
+            continue
+    found += [line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()]
+    return [name for name in found if name.startswith(str(folder))]
+
+
+def test_nothing_of_the_data_is_open_before_the_first_batch(tmp_path: Path) -> None:
+    """The clock starts before the data is touched: open() builds, next() reads."""
+    make_data(tmp_path)
+    manifest = read_manifest(tmp_path / "data")
+    training = TrainingInput(manifest, OPTIONS, 0, 2, 4, 1, "cpu")
+    assert list_open_files(tmp_path) == []
+    training.open()
+    assert list_open_files(tmp_path) == []
+    training.next()
+    assert any(name.endswith(".rec") for name in list_open_files(tmp_path))
+
+
+@pytest.mark.parametrize("world_size", [1, 3, 4, 30])
+@pytest.mark.parametrize("batch", [2, 7, 11, 40])
+def test_evaluation_gives_every_image_once(manifest: Manifest, world_size: int, batch: int) -> None:
+    """Pass after pass, whatever does not divide, even with more ranks than images."""
+    inputs = []
+    for rank in range(world_size):
+        validation = EvaluationInput(manifest, OPTIONS, rank, world_size, batch, "cpu")
+        validation.open()
+        inputs.append(validation)
+    for _ in range(3):
+        seen: Counter[int] = Counter()
+        for validation in inputs:
+            for images, labels, count in validation.epoch():
+                assert images.shape == (batch, 3, 16, 16) and labels.shape == (batch,)
+                assert 1 <= count <= batch
+                seen.update(labels[:count].tolist())
+        assert seen == Counter(range(IMAGES))
+
+
+def test_evaluation_is_the_same_every_pass_and_survives_an_early_end(manifest: Manifest) -> None:
+    """No randomness in it; a pass left after one batch does not shift the next."""
+    validation = EvaluationInput(manifest, OPTIONS, 1, 2, 5, "cpu")
+    validation.open()
+    first = [(images.clone(), labels.clone()) for images, labels, _ in validation.epoch()]
+    for _ in validation.epoch():
+        break
+    second = list(validation.epoch())
+    assert len(first) == len(second) == 3
+    for (images, labels), (again, labels_again, _) in zip(first, second, strict=True):
+        assert torch.equal(images, again) and torch.equal(labels, labels_again)
+
+
+def test_a_damaged_training_image_is_named(tmp_path: Path) -> None:
+    """One sentence with the shard, the original name and the command that finds all of them."""
+    make_data(tmp_path, cut_off=("train", 17))
+    manifest = read_manifest(tmp_path / "data")
+    training = open_training(manifest, 0, 1, 4)
+    with pytest.raises(InputError) as caught:
+        draw_labels(training, 20)
+    sentence = str(caught.value)
+    assert "n017/train_17.JPEG" in sentence and "-of-00003.rec" in sentence
+    assert "python -m resnet.prepare_data verify" in sentence and "\n" not in sentence
+
+
+def test_a_damaged_validation_image_is_one_sentence(tmp_path: Path) -> None:
+    """Evaluation stops with the command that finds the image."""
+    make_data(tmp_path, cut_off=("val", 3))
+    validation = EvaluationInput(read_manifest(tmp_path / "data"), OPTIONS, 0, 1, 4, "cpu")
+    validation.open()
+    with pytest.raises(InputError, match=r"resnet\.prepare_data verify") as caught:
+        list(validation.epoch())
+    assert "\n" not in str(caught.value)
+
+
+def test_an_index_that_lacks_images_is_refused(tmp_path: Path) -> None:
+    """The same number of bytes, fewer lines: the reader's count is held against the manifest."""
+    make_data(tmp_path)
+    index = tmp_path / "data" / "val.idx"
+    lines = index.read_text().splitlines()
+    index.write_text("\n".join(lines[:-1]) + "\n" + " " * len(lines[-1]) + "\n")
+    validation = EvaluationInput(read_manifest(tmp_path / "data"), OPTIONS, 0, 1, 4, "cpu")
+    with pytest.raises(InputError, match="22 validation images, the manifest 23"):
+        validation.open()
+
+
+def test_more_ranks_than_training_images_are_refused(manifest: Manifest) -> None:
+    """A rank without a single image could not make a batch."""
+    with pytest.raises(InputError, match="too few for 24 ranks"):
+        TrainingInput(manifest, OPTIONS, 0, 24, 1, 1, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"crop_size": 0}, "crop_size"), ({"channels": 5}, "channels"), ({"threads": 0}, "threads"),
+     ({"resize_shorter": 15}, "resize_shorter")],
+)  # fmt: skip
+def test_unusable_options_are_refused(change: dict[str, int], words: str) -> None:
+    """Each by its key."""
+    values = {name: getattr(OPTIONS, name) for name in OPTIONS.__dataclass_fields__}
+    with pytest.raises(ValueError, match=words):
+        InputOptions(**{**values, **change})
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `python -m resnet.data`."""
+    command = [sys.executable, "-m", "resnet.data", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_throughput_command_prints_one_json_document(manifest: Manifest, split: str) -> None:
+    """A positive rate, and nothing else on stdout."""
+    result = run("throughput", "--data", manifest.folder, "--split", split, "--seconds", 0.2,
+                 "--batch-size", 8, "--threads", 1, "--json")  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    table = json.loads(result.stdout)
+    assert table["images_per_second"] > 0 and table["split"] == split
+    assert table["images"] / table["seconds"] == pytest.approx(table["images_per_second"])
+
+
+def test_wrong_calls_are_one_sentence(manifest: Manifest, tmp_path: Path) -> None:
+    """No data, no images, sizes that do not fit: status 2, one line, no file."""
+    (tmp_path / "empty").mkdir()
+    target = tmp_path / "x.npz"
+    for arguments in (
+        ("throughput", "--data", tmp_path / "none", "--json"),
+        ("throughput", "--data", manifest.folder, "--crop-size", 300),
+        ("evaluate-images", tmp_path / "empty", "--npz", target),
+        ("evaluate-images", tmp_path / "none", "--npz", target),
+    ):
+        result = run(*arguments)
+        assert result.returncode == 2 and result.stdout == ""
+        assert result.stderr.count("\n") == 1, result.stderr
+    assert not target.exists()
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
+    """evaluate-images says which file stopped it and leaves nothing behind."""
+    Image.new("RGB", (300, 300)).save(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"no image")
+    result = run("evaluate-images", tmp_path, "--npz", tmp_path / "x.npz")
+    assert result.returncode == 2 and "b.jpg cannot be decoded" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "b.jpg"]
+
+
+def smooth(image: np.ndarray) -> np.ndarray:
+    """Smooth with a 9x9 box, the edges left out."""
+    sums = np.cumsum(np.cumsum(np.pad(image.astype(np.float64), ((1, 0), (1, 0), (0, 0))), 0), 1)
+    return (sums[9:, 9:] - sums[:-9, 9:] - sums[9:, :-9] + sums[:-9, :-9]) / 81
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"{GOLDEN} does not stand")
+def test_evaluation_images_agree_with_the_reference(tmp_path: Path) -> None:
+    """The reference's own output, after smoothing, for all of its image kinds."""
+    result = run("evaluate-images", GOLDEN, "--npz", tmp_path / "own.npz")
+    assert result.returncode == 0, result.stderr
+    with np.load(GOLDEN / "eval_224.npz", allow_pickle=False) as golden:
+        reference = {name: golden[name] for name in golden.files}
+    with np.load(tmp_path / "own.npz", allow_pickle=False) as own:
+        images = {name: own[name] for name in own.files}
+    assert images.keys() == reference.keys() and len(images) == 7
+    for name, image in images.items():
+        assert image.shape == (224, 224, 3) and image.dtype == np.float32
+        ours, theirs = smooth(image), smooth(reference[name])
+        assert np.abs(ours - theirs).mean() < 5.0, name
+        assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.993, name

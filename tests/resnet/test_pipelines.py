@@ -1,0 +1,239 @@
+"""The image pipelines against plain arithmetic: windows, sizes, colours, flips, laziness."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet.data import InputOptions
+from resnet.pipelines import (
+    MEAN,
+    STD,
+    Place,
+    Records,
+    build_evaluation,
+    build_training,
+    describe_failure,
+    find_undecodable,
+)
+from resnet.shards import frame_image
+
+CPU = Place(None)
+SQUARE = np.array([[[200, 30, 40], [20, 220, 60]], [[30, 40, 230], [250, 240, 20]]], dtype=np.uint8)
+
+
+def make_options(**changes: int) -> InputOptions:
+    """Options of a small test pipeline."""
+    values = {
+        "crop_size": 32,
+        "resize_shorter": 36,
+        "threads": 1,
+        "prefetch_batches": 2,
+        "shuffle_buffer_images": 8,
+        "channels": 3,
+    }
+    return InputOptions(**{**values, **changes})
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """Return an image file's bytes; PNG keeps every pixel, and is read as ImageNet's one PNG is."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def store(folder: Path, images: list[bytes]) -> Records:
+    """Write images as one shard, labelled by their position."""
+    records = [frame_image(number, number, image) for number, image in enumerate(images)]
+    offsets = np.cumsum([0, *map(len, records)])
+    (folder / "x.rec").write_bytes(b"".join(records))
+    lines = [f"{number}\t{offsets[number]}\n" for number in range(len(images))]
+    (folder / "x.idx").write_text("".join(lines))
+    return Records((str(folder / "x.rec"),), str(folder / "x.idx"), len(images), 0, 1)
+
+
+def run(pipeline) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
+    """Return a batch as arrays: images (B, H, W, C) on the 0-255 scale, labels (B,)."""
+    images, labels = pipeline.run()
+    images = np.asarray(images.as_tensor()).astype(np.float32)
+    restored = images[..., :3] * np.array(STD) + np.array(MEAN)
+    return restored, np.asarray(labels.as_tensor()).ravel()
+
+
+def test_evaluation_crops_the_centre_with_a_floor_offset(tmp_path: Path) -> None:
+    """Where no resizing is needed the crop is exact: offsets floor(4/2) and floor(19/2)."""
+    pixels = np.random.default_rng(0).integers(0, 256, (36, 51, 3), dtype=np.uint8)
+    records = store(tmp_path, [encode(Image.fromarray(pixels))])
+    images, _ = run(build_evaluation(records, make_options(), 1, CPU))
+    np.testing.assert_allclose(images[0], pixels[2:34, 9:41], atol=1e-3)
+
+
+@pytest.mark.parametrize("portrait", [False, True])
+def test_evaluation_truncates_the_longer_side(tmp_path: Path, portrait: bool) -> None:
+    """10 x 19 with the shorter side to 15: 28.5 becomes 28, where rounding would say 29."""
+    ramp = np.linspace(0, 250, 19)[None, :, None] + np.zeros((10, 1, 3))
+    pixels = np.round(ramp).astype(np.uint8)
+    image = Image.fromarray(pixels.transpose(1, 0, 2) if portrait else pixels)
+    records = store(tmp_path, [encode(image)])
+    options = make_options(crop_size=15, resize_shorter=15)
+    result = run(build_evaluation(records, options, 1, CPU))[0][0]
+
+    def expect(longer: int) -> np.ndarray:
+        size = (15, longer) if portrait else (longer, 15)
+        resized = np.asarray(image.resize(size, Image.Resampling.BILINEAR), dtype=np.float32)
+        start = (longer - 15) // 2
+        return resized[start : start + 15] if portrait else resized[:, start : start + 15]
+
+    assert np.abs(result - expect(28)).max() < 1.5
+    assert np.abs(result - expect(29)).max() > 3
+
+
+def test_every_kind_of_image_becomes_rgb(tmp_path: Path) -> None:
+    """JPEG in colour, gray, CMYK and progressive, PNG in disguise, and EXIF turns are ignored."""
+    image = Image.fromarray(np.kron(SQUARE, np.ones((18, 18, 1), dtype=np.uint8)))
+    gray = np.repeat(np.asarray(Image.fromarray(SQUARE).convert("L"))[..., None], 3, axis=2)
+    exif = Image.Exif()
+    exif[0x112] = 6
+    kept = {"quality": 95, "subsampling": 0}
+    cases = [
+        (encode(image, "JPEG", **kept), SQUARE),
+        (encode(image, "JPEG", progressive=True, **kept), SQUARE),
+        (encode(image, "JPEG", exif=exif, **kept), SQUARE),
+        (encode(image.convert("CMYK"), "JPEG", quality=95), SQUARE),
+        (encode(image.convert("L"), "JPEG", quality=95), gray),
+        (encode(image), SQUARE),
+        (encode(image.convert("L")), gray),
+        (encode(image.convert("RGBA")), SQUARE),
+    ]
+    records = store(tmp_path, [data for data, _ in cases])
+    evaluated, labels = run(build_evaluation(records, make_options(), len(cases), CPU))
+    assert list(labels) == list(range(len(cases)))
+    for result, (_, expected) in zip(evaluated, cases, strict=True):
+        centres = result[8::16, 8::16]
+        np.testing.assert_allclose(centres, expected, atol=4)
+
+
+def sample_windows(tmp_path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw training crops of an image that carries its coordinates.
+
+    Returns left, right, top, bottom of each window as fractions (count, 4), left > right where
+    it is mirrored, and the images (count, 32, 32, 3).
+    """
+    side = 256
+    axis = np.arange(side)
+    pixels = np.zeros((side, side, 3), dtype=np.uint8)
+    pixels[..., 0], pixels[..., 1] = axis[None, :], axis[:, None]
+    records = store(tmp_path, [encode(Image.fromarray(pixels))])
+    images, _ = run(build_training(records, make_options(), count, 11, CPU))
+    x, y = images[..., 0].mean(axis=1), images[..., 1].mean(axis=2)
+    # Output pixel k lies at (k + 1/2) / 32 of the window: extrapolate from two inner ones to edges.
+    edges = []
+    for line in (x, y):
+        step = (line[:, 24] - line[:, 8]) / 16
+        middle = (line[:, 15] + line[:, 16]) / 2
+        edges += [middle - 16 * step, middle + 16 * step]
+    return (np.stack(edges, axis=1) + 0.5) / side, images
+
+
+def test_training_crops_follow_area_and_aspect(tmp_path: Path) -> None:
+    """Area in [0.05, 1], near uniform; aspect in [3/4, 4/3]; half of the crops mirrored."""
+    windows, images = sample_windows(tmp_path, 1000)
+    width = np.abs(windows[:, 1] - windows[:, 0])
+    height = windows[:, 3] - windows[:, 2]
+    area, aspect = width * height, width / height
+    assert images.shape == (1000, 32, 32, 3)
+    assert 0.045 < area.min() < 0.08 and 0.9 < area.max() < 1.03
+    assert 0.72 < aspect.min() < 0.8 and 1.25 < aspect.max() < 1.38
+    # The law itself: uniform area, log-uniform aspect, drawn again where it does not fit.
+    generator = np.random.default_rng(0)
+    areas = generator.uniform(0.05, 1, 100_000)
+    logarithms = generator.uniform(np.log(3 / 4), np.log(4 / 3), 100_000)
+    fits = areas * np.exp(np.abs(logarithms)) <= 1
+    quarters = (0.25, 0.5, 0.75)
+    expected = np.quantile(areas[fits], quarters)
+    np.testing.assert_allclose(np.quantile(area, quarters), expected, atol=0.05)
+    expected = np.quantile(logarithms[fits], quarters)
+    np.testing.assert_allclose(np.quantile(np.log(aspect), quarters), expected, atol=0.05)
+    mirrored = (windows[:, 1] < windows[:, 0]).mean()
+    assert abs(mirrored - 0.5) < 5 * np.sqrt(0.25 / 1000)
+
+
+def test_training_crops_move_over_the_whole_image(tmp_path: Path) -> None:
+    """Small windows reach every corner."""
+    windows, _ = sample_windows(tmp_path, 1000)
+    left = np.minimum(windows[:, 0], windows[:, 1])
+    right = np.maximum(windows[:, 0], windows[:, 1])
+    assert left.min() < 0.02 and right.max() > 0.98 and left.max() > 0.6
+    assert windows[:, 2].min() < 0.02 and windows[:, 3].max() > 0.98
+
+
+@pytest.mark.parametrize("build", ["training", "evaluation"])
+def test_channels_and_precision_of_the_output(tmp_path: Path, build: str) -> None:
+    """fp16 agrees with fp32 to its rounding; a fourth channel holds zeros."""
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 44, 3), dtype=np.uint8)
+    records = store(tmp_path, [encode(Image.fromarray(pixels))])
+
+    def make(dtype: str, channels: int) -> np.ndarray:
+        options = make_options(channels=channels)
+        if build == "training":
+            pipeline = build_training(records, options, 2, 5, CPU, dtype)
+        else:
+            pipeline = build_evaluation(records, options, 2, CPU, dtype)
+        return np.asarray(pipeline.run()[0].as_tensor())
+
+    full, half = make("fp32", 3), make("fp16", 4)
+    assert full.shape == (2, 32, 32, 3) and full.dtype == np.float32
+    assert half.shape == (2, 32, 32, 4) and half.dtype == np.float16
+    assert not half[..., 3].any()
+    np.testing.assert_allclose(half[..., :3], full, rtol=1e-3, atol=1e-3)
+
+
+def test_the_normalised_values_are_those_of_the_specification(tmp_path: Path) -> None:
+    """A plain image gives (value - mean) / std in RGB order."""
+    image = Image.new("RGB", (36, 36), (10, 100, 200))
+    records = store(tmp_path, [encode(image)])
+    output, _ = build_evaluation(records, make_options(), 1, CPU).run()
+    expected = (
+        (10 - 0.485 * 255) / (0.229 * 255),
+        (100 - 0.456 * 255) / (0.224 * 255),
+        (200 - 0.406 * 255) / (0.225 * 255),
+    )
+    np.testing.assert_allclose(np.asarray(output.as_tensor())[0, 5, 7], expected, rtol=1e-5)
+
+
+def test_building_touches_no_file(tmp_path: Path) -> None:
+    """Pipelines over absent files are built; only asking for a batch meets their absence."""
+    absent = Records((str(tmp_path / "no.rec"),), str(tmp_path / "no.idx"), 8, 0, 1)
+    for pipeline in (
+        build_training(absent, make_options(), 2, 1, CPU),
+        build_evaluation(absent, make_options(), 2, CPU),
+    ):
+        with pytest.raises(RuntimeError) as caught:
+            pipeline.run()
+        sentence = describe_failure(caught.value)
+        assert "no.rec" in sentence and "\n" not in sentence
+
+
+def test_the_undecodable_image_is_found_again(tmp_path: Path) -> None:
+    """Whatever the batch it stops, file and byte offset lead to the broken image."""
+    good = encode(Image.new("RGB", (40, 40), (9, 9, 9)), "JPEG")
+    images = [good] * 9
+    images[6] = good[: len(good) * 2 // 3]
+    records = store(tmp_path, images)
+    offset = len(frame_image(0, 0, good)) * 6
+    batches = set()
+    for seed in range(4):
+        pipeline = build_training(records, make_options(), 2, seed, CPU)
+        done = 0
+        with pytest.raises(RuntimeError):
+            while done < 20:
+                pipeline.run()
+                done += 1
+        batches.add(done)
+        found = find_undecodable(records, make_options(), 2, seed, done)
+        assert found == (str(tmp_path / "x.rec"), offset)
+    assert len(batches) > 1
