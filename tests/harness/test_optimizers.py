@@ -283,6 +283,18 @@ def test_lamb_clips_over_all_groups_and_leaves_the_gradients() -> None:
         assert torch.equal(ours, expected)
 
 
+def test_lamb_counts_updates_and_not_those_of_one_group() -> None:
+    parameters = make_parameters([np.array([1.0]), np.array([1.0])])
+    optimizer = LAMB(make_groups(parameters, [0]), lr=0.5, eps=1e-12, max_grad_norm=None)
+    parameters[0].grad = torch.tensor([1.0])
+    optimizer.step()
+    parameters[1].grad = torch.tensor([1.0])
+    optimizer.step()
+    # m = 0.1 and v = 0.001 after its first gradient, corrected as of update 2
+    update = (0.1 / (1 - 0.9**2)) / math.sqrt(0.001 / (1 - 0.999**2))
+    assert parameters[1].item() == pytest.approx(1 - 0.5 * update, rel=1e-6)
+
+
 MAKERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"LARS": LARS, "LAMB": LAMB}
 
 
