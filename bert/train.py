@@ -12,11 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from harness.schedules import (
-    bert_learning_rate,
-    evaluation_interval_samples,
-    evaluation_updates,
-)
 
 from bert.checkpoint import read_state
 from bert.config import TARGET_ACCURACY, Config
@@ -31,6 +26,11 @@ from harness.process_group import join, select_device, synchronize
 from harness.ranks import Ranks, find_ranks
 from harness.run_progress import RunProgress
 from harness.runclock import RunClock
+from harness.schedules import (
+    bert_learning_rate,
+    evaluation_interval_samples,
+    evaluation_updates,
+)
 from harness.seeds import derive_seed, draw_seed
 from harness.systems import System, load_system
 from harness.trainer import clear_node_caches, look_before, run_trainer

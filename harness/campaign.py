@@ -22,7 +22,7 @@ from harness.files import write_atomically
 from harness.launch import BENCHMARKS, ROOT, SYSTEMS, compose_command
 from harness.processes import adopt_orphans, run_tree
 from harness.results import Results, hash_file, read_run_end
-from harness.systems import Benchmark, System, find_system
+from harness.systems import Benchmark, System, find_system_file, load_system
 
 # A rank's progress lines begin so; they are shown in place on a terminal and not kept in files.
 PROGRESS_MARK = "~ "
@@ -32,7 +32,9 @@ ERASE = "\r\x1b[K"
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line of run_and_time.sh."""
     parser = Parser(prog="run_and_time.sh", description=__doc__)
-    parser.add_argument("--system", default="demo", help="a name in systems/ (default: demo)")
+    parser.add_argument(
+        "--system", default="demo", help="a name in systems/, or a file (default: demo)"
+    )
     parser.add_argument("--benchmark", default="all", choices=(*BENCHMARKS, "all"))
     parser.add_argument("--runs", type=int, help="runs of each benchmark (default: the system's)")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
@@ -47,18 +49,19 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Run the campaign. Status 0 if all that was asked for is valid, 1 if not."""
     options = parse_arguments(arguments)
-    system = find_system(options.system, SYSTEMS)
+    file = find_system_file(options.system, SYSTEMS)
+    system = load_system(file)
     benchmarks = list(BENCHMARKS) if options.benchmark == "all" else [options.benchmark]
     results = Results(options.results.absolute() / system.name)
     if options.dry_run:
-        return print_commands(system, benchmarks, results, options.runs)
+        return print_commands(system, file, benchmarks, results, options.runs)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     adopt_orphans()
     with results.lock():
-        results.open(describe_settings(system), benchmarks, options.resume)
+        results.open(describe_settings(system, file), benchmarks, options.resume)
         make_data(system)
         for benchmark in benchmarks:
-            if not run_benchmark(system, benchmark, results, options.runs):
+            if not run_benchmark(system, file, benchmark, results, options.runs):
                 return NOT_GOOD
     return judge(system, results)
 
@@ -68,23 +71,25 @@ def settings_of(system: System, benchmark: str) -> Benchmark:
     return system.benchmarks.resnet if benchmark == "resnet" else system.benchmarks.bert
 
 
-def describe_settings(system: System) -> dict[str, str]:
+def describe_settings(system: System, file: Path) -> dict[str, str]:
     """Hash what must not change within a campaign."""
-    files = [f"systems/{system.name}.toml", *(settings_of(system, b).config for b in BENCHMARKS)]
-    for file in files:
-        if not (ROOT / file).is_file():
-            raise InputError(f"systems/{system.name}.toml names {file}, which is not there")
-    return {file: hash_file(ROOT / file) for file in files}
+    configs = [settings_of(system, benchmark).config for benchmark in BENCHMARKS]
+    for config in configs:
+        if not (ROOT / config).is_file():
+            raise InputError(f"{file} names {config}, which is not there")
+    hashes = {name: hash_file(ROOT / name) for name in configs}
+    return {file.name: hash_file(file), **hashes}
 
 
 def print_commands(
-    system: System, benchmarks: list[str], results: Results, runs: int | None
+    system: System, file: Path, benchmarks: list[str], results: Results, runs: int | None
 ) -> int:
     """Print what would be started, a line a run, and start nothing."""
-    describe_settings(system)
+    describe_settings(system, file)
     for benchmark in benchmarks:
         for run in range(runs or settings_of(system, benchmark).runs):
-            print(shlex.join(compose_command(system, benchmark, results.log(benchmark, run))))
+            log = results.log(benchmark, run)
+            print(shlex.join(compose_command(system, file, benchmark, log)))
     return GOOD
 
 
@@ -96,28 +101,32 @@ def make_data(system: System) -> None:
             raise InputError(f"'python -m {module}' made no data (status {status}): see above")
 
 
-def run_benchmark(system: System, benchmark: str, results: Results, runs: int | None) -> bool:
+def run_benchmark(
+    system: System, file: Path, benchmark: str, results: Results, runs: int | None
+) -> bool:
     """Make the missing runs of a benchmark, in order. False at the first that does not finish."""
     asked = runs or settings_of(system, benchmark).runs
     finished = results.finished_runs(benchmark)
     for run in range(asked):
         if run in finished:
             print(f"{benchmark} run {run + 1} of {asked}: kept", file=sys.stderr)
-        elif not run_once(system, benchmark, results, run, asked):
+        elif not run_once(system, file, benchmark, results, run, asked):
             return False
     return True
 
 
-def run_once(system: System, benchmark: str, results: Results, run: int, asked: int) -> bool:
+def run_once(
+    system: System, file: Path, benchmark: str, results: Results, run: int, asked: int
+) -> bool:
     """Make one run. True if it finished, reaching its target or not."""
     log, output = results.unfinished_log(benchmark, run), results.output(benchmark, run)
     log.unlink(missing_ok=True)
     title = f"{benchmark} run {run + 1} of {asked}"
-    command = compose_command(system, benchmark, log)
+    command = compose_command(system, file, benchmark, log)
     limit_seconds = 60.0 * system.launch.run_limit_minutes
     try:
-        with open(output, "w", encoding="utf-8") as file:
-            relay = Relay(sys.stderr, f"{title}: ", file)
+        with open(output, "w", encoding="utf-8") as kept:
+            relay = Relay(sys.stderr, f"{title}: ", kept)
             status = run_tree(command, relay, limit_seconds, ROOT)
     except FileNotFoundError:
         raise InputError(f"launcher '{command[0]}' is not on this machine's PATH") from None

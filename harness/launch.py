@@ -14,20 +14,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.commands import GOOD, InputError, Parser, run_command
-from harness.systems import System, find_system
+from harness.systems import System, find_system_file, load_system
 
 ROOT = Path(__file__).resolve().parent.parent
 SYSTEMS = ROOT / "systems"
 BENCHMARKS = ("resnet", "bert")
 
 
-def compose_command(system: System, benchmark: str, log: Path) -> list[str]:
+def compose_command(system: System, file: Path, benchmark: str, log: Path) -> list[str]:
     """Compose the command line of one run: launcher, environment, container, trainer.
 
+    file: the system file, which every rank reads again.
     Nothing is started or looked at beyond the user id (mpirun refuses root unless told).
     """
     trainer = ["-m", f"{benchmark}.train", "run"]
-    trainer += ["--system", str(SYSTEMS / f"{system.name}.toml"), "--log", str(log)]
+    trainer += ["--system", str(file), "--log", str(log)]
     inner = [*_enter_container(system), *trainer]
     variables = {name: variable.value for name, variable in system.environment.items()}
     if system.launch.launcher == "mpirun":
@@ -78,7 +79,7 @@ def _enter_container(system: System) -> list[str]:
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the command line of `python -m harness.launch`."""
     parser = Parser(prog="python -m harness.launch", description=__doc__)
-    parser.add_argument("--system", required=True, help="a name in systems/")
+    parser.add_argument("--system", required=True, help="a name in systems/, or a file")
     parser.add_argument("--benchmark", required=True, choices=BENCHMARKS)
     parser.add_argument("--log", required=True, type=Path, help="the run's log, not there yet")
     parser.add_argument("--dry-run", action="store_true", help="print the command line only")
@@ -88,8 +89,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str]) -> int:
     """Start one run, or print how it would be started."""
     options = parse_arguments(arguments)
-    system = find_system(options.system, SYSTEMS)
-    command = compose_command(system, options.benchmark, options.log.absolute())
+    file = find_system_file(options.system, SYSTEMS)
+    command = compose_command(load_system(file), file, options.benchmark, options.log.absolute())
     print(shlex.join(command))
     if options.dry_run:
         return GOOD

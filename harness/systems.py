@@ -151,7 +151,7 @@ class System:
 
 
 def load_system(path: Path | str) -> System:
-    """Read systems/NAME.toml; its name must be the file's. Raises InputError."""
+    """Read a system file; its name must be the file's. Raises InputError."""
     path = Path(path)
     system = load_config(path, System)
     if system.name != path.stem:
@@ -159,10 +159,15 @@ def load_system(path: Path | str) -> System:
     return system
 
 
-def find_system(name: str, folder: Path) -> System:
-    """Read the system of that name in a folder of system files. Raises InputError."""
+def find_system_file(name: str, folder: Path) -> Path:
+    """Find the system file of that name in a folder, or the file itself where a path is given.
+
+    Raises InputError, listing what there is.
+    """
+    if name.endswith(".toml"):
+        return Path(name).absolute()
     path = folder / f"{name}.toml"
     if not NAME.fullmatch(name) or not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
         raise InputError(f"no system '{name}' in {folder} (there are: {known})")
-    return load_system(path)
+    return path

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from harness.gradients import distribute, hold_back, list_gradients, set_learning_rate
-from harness.optimizers import LARS
 from harness.ops.table import resolve_operations
+from harness.optimizers import LARS
 from resnet.config import LARS_TRUST_COEFFICIENT, Config
 from resnet.model import Operations, ResNet
 

@@ -1,0 +1,83 @@
+"""What a launcher starts ends with it, whatever happens."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.processes import adopt_orphans, list_descendants, run_tree
+
+# A process that outlives its parent, in a session of its own, and says its number.
+ORPHAN = (
+    "import subprocess, sys; "
+    "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], "
+    "start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL); "
+    "print(p.pid, flush=True); {then}"
+)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return status != "Z"
+
+
+def run(then: str, limit_seconds: float, relay: object = None) -> tuple[int | None, list[str]]:
+    lines: list[str] = []
+    command = [sys.executable, "-c", ORPHAN.format(then=then)]
+    status = run_tree(command, relay or lines.append, limit_seconds, Path.cwd())
+    return status, lines
+
+
+@pytest.fixture(autouse=True)
+def subreaper() -> None:
+    adopt_orphans()
+
+
+def test_passes_lines_and_status_on_and_kills_orphans() -> None:
+    status, lines = run("print('second'); sys.exit(7)", 60)
+    assert status == 7
+    assert lines[1:] == ["second"]
+    assert not is_alive(int(lines[0]))
+
+
+def test_time_limit_ends_everything() -> None:
+    status, lines = run("import time; time.sleep(600)", 2)
+    assert status is None
+    assert not is_alive(int(lines[0]))
+
+
+def test_an_interrupt_ends_everything() -> None:
+    seen: list[str] = []
+
+    def interrupt(line: str) -> None:
+        seen.append(line)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("import time; time.sleep(600)", 60, interrupt)
+    assert not is_alive(int(seen[0]))
+
+
+def test_other_children_are_left_alone() -> None:
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        run("pass", 60)
+        assert bystander.poll() is None
+        assert bystander.pid in list_descendants(os.getpid())
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_launcher_that_ignores_sigterm_is_killed() -> None:
+    start = time.monotonic()
+    then = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    status, lines = run(then, 1)
+    assert status is None and time.monotonic() - start < 60
+    assert not is_alive(int(lines[0]))

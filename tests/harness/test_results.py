@@ -1,0 +1,83 @@
+"""The results folder: nothing replaced, nothing half-written, one campaign at a time."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.commands import InputError
+from harness.results import Results, read_run_end
+
+
+def write_log(path: Path, status: str | None) -> None:
+    events = [
+        ("run_start", 1000, {}, None),
+        ("eval_accuracy", 30_000, {"epoch_num": 3}, 0.5),
+        ("eval_accuracy", 60_000, {"epoch_num": 7}, 0.8),
+    ]
+    if status:
+        events.append(("run_stop", 61_000, {"status": status}, None))
+    lines = [
+        ":::MLLOG "
+        + json.dumps({"key": key, "time_ms": time, "metadata": metadata, "value": value})
+        for key, time, metadata, value in events
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(["noise", *lines]) + "\n")
+
+
+def test_reads_the_end_of_a_run(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert read_run_end(log) is None
+    write_log(log, None)
+    assert read_run_end(log) is None
+    write_log(log, "success")
+    end = read_run_end(log)
+    assert end is not None
+    assert (end.status, end.accuracy, end.reached_at, end.minutes) == ("success", 0.8, 7, 1.0)
+
+
+def test_keeps_a_run_and_never_replaces_one(tmp_path: Path) -> None:
+    results = Results(tmp_path / "demo")
+    results.open({}, ["bert"], resume=False)
+    write_log(results.unfinished_log("bert", 3), "success")
+    assert results.keep("bert", 3).name == "result_3.txt"
+    assert results.finished_runs("bert") == [3]
+    assert not results.unfinished_log("bert", 3).exists()
+    before = results.log("bert", 3).read_bytes()
+    write_log(results.unfinished_log("bert", 3), "aborted")
+    with pytest.raises(InputError, match="left as it is"):
+        results.keep("bert", 3)
+    assert results.log("bert", 3).read_bytes() == before
+
+
+def test_an_earlier_campaign_needs_resume(tmp_path: Path) -> None:
+    results = Results(tmp_path / "demo")
+    results.open({"a": "1"}, ["resnet"], resume=False)
+    results.open({"a": "2"}, ["resnet"], resume=False)  # nothing finished: begun anew
+    write_log(results.log("resnet", 0), "success")
+    with pytest.raises(InputError, match=r"1 finished run.*--resume"):
+        results.open({"a": "2"}, ["resnet"], resume=False)
+    results.open({"a": "2"}, ["resnet", "bert"], resume=True)
+    with pytest.raises(InputError, match="a has changed since"):
+        results.open({"a": "3"}, ["resnet"], resume=True)
+
+
+def test_no_space_is_found_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.results.FREE_SPACE_BYTES", 1 << 62)
+    with pytest.raises(InputError, match="MiB of disk left"):
+        Results(tmp_path).open({}, ["bert"], resume=False)
+
+
+def test_one_campaign_at_a_time(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    with (
+        results.lock(),
+        pytest.raises(InputError, match="another campaign"),
+        Results(tmp_path).lock(),
+    ):
+        pass
+    with results.lock():
+        pass
