@@ -8,14 +8,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import fields
 
 import numpy as np
 import torch
 
 from bert.model import Batch
 from bert.order import SampleOrder
-from bert.shards import FlatBatch, Manifest, ShardSet
+from bert.shards import Batch as FlatBatch
+from bert.shards import Manifest, ShardSet
 
 
 def make_batch(flat: FlatBatch, device: torch.device) -> Batch:
@@ -37,12 +37,6 @@ def make_batch(flat: FlatBatch, device: torch.device) -> Batch:
             for name, tensor in tensors.items()
         }
     return Batch(longest_sequence=int(lengths.max(initial=0)), **tensors)
-
-
-def count_bytes(batch: Batch) -> int:
-    """Bytes of a batch's tensors."""
-    tensors = (getattr(batch, field.name) for field in fields(batch))
-    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
 
 
 class TrainingInput:
@@ -99,12 +93,12 @@ class TrainingInput:
 
     def _make_batches(self) -> None:
         try:
-            with ShardSet.open(self.manifest) as shards:
-                micro_batch = 0
-                while not self._stopped.is_set():
-                    flat = shards.gather(self.indices(micro_batch))
-                    self._ready.put(make_batch(flat, self.device))
-                    micro_batch += 1
+            shards = ShardSet.open(self.manifest)
+            micro_batch = 0
+            while not self._stopped.is_set():
+                flat = shards.gather(self.indices(micro_batch))
+                self._ready.put(make_batch(flat, self.device))
+                micro_batch += 1
         except BaseException as error:  # noqa: BLE001  handed to the trainer, which raises it
             self._ready.put(error)
 
@@ -138,7 +132,7 @@ class EvaluationInput:
         yield from self._batches
 
     def _read(self) -> Iterator[Batch]:
-        with ShardSet.open(self.manifest) as shards:
-            for start in range(self.first, self.last, self._local_batch):
-                stop = min(start + self._local_batch, self.last)
-                yield make_batch(shards.gather(np.arange(start, stop)), self.device)
+        shards = ShardSet.open(self.manifest)
+        for start in range(self.first, self.last, self._local_batch):
+            stop = min(start + self._local_batch, self.last)
+            yield make_batch(shards.gather(np.arange(start, stop)), self.device)

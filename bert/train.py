@@ -107,7 +107,7 @@ def prepare(options: argparse.Namespace) -> Run:
     data = ROOT / system.benchmarks.bert.data
     training = look_before(ranks, lambda: read_fitting_manifest(data / "train", config))
     evaluation = look_before(ranks, lambda: read_fitting_manifest(data / "eval", config))
-    caches = clear_node_caches(system, ranks, [*training.files(), *evaluation.files()])
+    caches = clear_node_caches(system, ranks, [*list_files(training), *list_files(evaluation)])
     join(system, ranks, device)
     clock = RunClock(ranks, options.log, TARGET_ACCURACY, lambda: synchronize(device))
     if system.campaign.profile == "demo":
@@ -154,6 +154,11 @@ def read_fitting_manifest(folder: Path, config: Config) -> Manifest:
                 f"prepare the data again or change the configuration"
             )
     return manifest
+
+
+def list_files(manifest: Manifest) -> list[Path]:
+    """The paths of a data set's shards."""
+    return [manifest.folder / shard.name for shard in manifest.shards]
 
 
 def log_configuration(clock: RunClock, config: Config) -> None:

@@ -1,0 +1,110 @@
+"""`python -m demo` makes the demonstration's data under data/demo, once; --force makes it anew."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness.commands import GOOD, InputError, Parser, run_command
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "bert" / "configs" / "demo.toml"
+
+SEED = 20_240_221
+CLASSES, TRAIN_IMAGES, VAL_IMAGES = 12, 1440, 480
+TEXT_PARTS, DOCUMENTS_PER_PART, EVALUATION_DOCUMENTS = 4, 250, 60
+EVALUATION_SAMPLES = 512
+FIRST_PHASE_UPDATES = 150
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make the data unless it is there and made by these very sources."""
+    parser = Parser(prog="python -m demo", description=__doc__)
+    parser.add_argument("--output", type=Path, default=ROOT / "data" / "demo")
+    parser.add_argument("--force", action="store_true", help="make it anew")
+    options = parser.parse_args(arguments)
+    stamp = options.output / "made_by"
+    version = hash_sources()
+    if not options.force and stamp.is_file() and stamp.read_text(encoding="ascii") == version:
+        print(f"{options.output} is there and up to date", file=sys.stderr)
+        return GOOD
+    unfinished = options.output.with_name(f".{options.output.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    make_resnet_data(unfinished)
+    make_bert_data(unfinished)
+    (unfinished / "made_by").write_text(version, encoding="ascii")
+    shutil.rmtree(options.output, ignore_errors=True)
+    os.rename(unfinished, options.output)
+    return GOOD
+
+
+def hash_sources() -> str:
+    """Hash what decides the data: the demonstration's sources and BERT's configuration."""
+    digest = hashlib.sha256()
+    for file in sorted([*(ROOT / "demo").glob("*.py"), CONFIG]):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def make_resnet_data(folder: Path) -> None:
+    """Make JPEG files by class and pack them like ImageNet."""
+    from demo.images import make_images
+    from resnet import prepare_data
+
+    originals = folder / "jpeg"
+    make_images(originals, SEED, TRAIN_IMAGES, VAL_IMAGES, CLASSES)
+    run(
+        prepare_data.main,
+        "pack", "--train", originals / "train", "--val", originals / "val",
+        "--output", folder / "resnet", "--shards", 4, "--seed", SEED,
+    )  # fmt: skip
+
+
+def make_bert_data(folder: Path) -> None:
+    """Make text, prepare it like Wikipedia, and train the initial checkpoint."""
+    from bert import prepare_data
+    from bert.config import Config
+    from demo.initial_checkpoint import make_initial_checkpoint
+    from demo.text import make_text, make_vocabulary
+    from harness.config import load_config
+
+    config = load_config(CONFIG, Config)
+    text, bert = folder / "text", folder / "bert"
+    text.mkdir()
+    bert.mkdir()
+    size = make_vocabulary(text / "vocab.txt")
+    if size != config.model.vocabulary_size:
+        raise InputError(f"{CONFIG}: model.vocabulary_size must be {size}, the text's vocabulary")
+    parts = [text / f"part-{part:05d}-of-{TEXT_PARTS:05d}" for part in range(TEXT_PARTS)]
+    for part, file in enumerate(parts):
+        make_text(file, SEED + 1 + part, DOCUMENTS_PER_PART)
+    make_text(text / "eval.txt", SEED, EVALUATION_DOCUMENTS)
+    shape = [
+        "--vocab", text / "vocab.txt", "--workers", 2,
+        "--max-seq-length", config.input.max_sequence_length,
+        "--max-predictions-per-seq", config.input.max_predictions_per_sequence,
+    ]  # fmt: skip
+    run(prepare_data.main, "create", *shape, "--output", bert / "train", *parts)
+    run(prepare_data.main, "create", *shape, "--output", bert / "eval_all", text / "eval.txt")
+    run(
+        prepare_data.main,
+        "pick", bert / "eval_all", bert / "eval", "--samples", EVALUATION_SAMPLES,
+    )  # fmt: skip
+    shutil.rmtree(bert / "eval_all")
+    file = bert / "initial.safetensors"
+    make_initial_checkpoint(config, bert / "train", file, SEED, FIRST_PHASE_UPDATES)
+
+
+def run(command: Callable[[Sequence[str]], int], *arguments: object) -> None:
+    """Run one of the kit's own commands; its failure is ours."""
+    if command([str(argument) for argument in arguments]) != GOOD:
+        raise InputError(f"making the demonstration's data failed at: {arguments[0]}")
+
+
+if __name__ == "__main__":
+    run_command(main)
