@@ -1,0 +1,125 @@
+"""Reads the examined folder: `resnet/` and `bert/` with result_*.txt, and system.json."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scoring.log import LineError, parse_json, read_bounded, read_log
+from scoring.profile import Profile
+from scoring.rules import BENCHMARKS
+from scoring.run import Run
+
+SYSTEM_FILE = "system.json"
+SYSTEM_LIMIT_BYTES = 1 << 20
+RUN_FILE_LIMIT = 200
+_NUMBER = re.compile(r"result_(\d{1,9})\.txt")
+
+
+class InputError(Exception):
+    """Something the user gave cannot be used: one sentence with the mend."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """All runs of one benchmark, with what they are judged by."""
+
+    benchmark: str
+    runs: list[Run]
+    profile: Profile
+    system: dict[str, Any] | None
+    folder_name: str
+    has_scaling_file: bool
+
+    @property
+    def node_count(self) -> int | None:
+        """Give the nodes the system description states."""
+        return read_count(self.system, "number_of_nodes")
+
+    @property
+    def accelerator_count(self) -> int | None:
+        """Give nodes times accelerators per node of the system description."""
+        per_node = read_count(self.system, "accelerators_per_node")
+        return self.node_count * per_node if self.node_count and per_node else None
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The examined folder: its results by benchmark and the system description, if any."""
+
+    folder: Path
+    results: dict[str, Result]
+    system: dict[str, Any] | None
+
+
+def read_count(system: dict[str, Any] | None, key: str) -> int | None:
+    """Read a positive whole number that a system description gives as text or number."""
+    value = system.get(key) if system else None
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    match = re.fullmatch(r"\s*(\d{1,6})\s*", text, re.ASCII)
+    return int(match.group(1)) or None if match else None
+
+
+def get_run_number(name: str) -> int | None:
+    """Give n of result_<n>.txt, None for another name."""
+    match = _NUMBER.fullmatch(os.path.basename(name))
+    return int(match.group(1)) if match else None
+
+
+def read_submission(folder: Path, profile: Profile) -> Submission:
+    """Read all run logs of a folder.
+
+    Raises InputError where the folder, its benchmarks or system.json cannot be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder: name one that holds resnet/ or bert/")
+    system = _read_system(folder)
+    results = {}
+    for benchmark in BENCHMARKS:
+        place = folder / benchmark
+        if not place.exists():
+            continue
+        if not place.is_dir() or not place.resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{place}: must be a folder, not a file or a link out of {folder}")
+        results[benchmark] = Result(
+            benchmark=benchmark,
+            runs=_read_runs(folder, place, benchmark),
+            profile=profile,
+            system=system,
+            folder_name=folder.resolve().name,
+            has_scaling_file=os.path.lexists(place / "scaling.json"),
+        )
+    if not results:
+        raise InputError(f"{folder}: holds neither resnet/ nor bert/ with result_*.txt")
+    return Submission(folder, results, system)
+
+
+def _read_runs(root: Path, place: Path, benchmark: str) -> list[Run]:
+    paths = sorted(
+        (path for path in place.iterdir() if re.fullmatch(r"result_.*\.txt", path.name, re.S)),
+        key=lambda path: (_sort_key(path.name), path.name),
+    )
+    if len(paths) > RUN_FILE_LIMIT:
+        raise InputError(f"{place}: holds {len(paths)} result_*.txt, more than {RUN_FILE_LIMIT}")
+    return [Run(benchmark, read_log(path, root)) for path in paths]
+
+
+def _sort_key(name: str) -> int:
+    number = get_run_number(name)
+    return number if number is not None else 10**9
+
+
+def _read_system(folder: Path) -> dict[str, Any] | None:
+    path = folder / SYSTEM_FILE
+    if not os.path.lexists(path):
+        return None
+    try:
+        system = parse_json(read_bounded(path, folder, SYSTEM_LIMIT_BYTES))
+    except LineError as error:
+        raise InputError(f"{path}: {error}: give a JSON system description") from None
+    if not isinstance(system, dict):
+        raise InputError(f"{path}: no JSON object: give a JSON system description")
+    return system
