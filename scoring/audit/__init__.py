@@ -1,0 +1,59 @@
+"""The reviewer's checks: what the stock tools let through (one module for each subject)."""
+
+from __future__ import annotations
+
+from scoring.audit import (
+    blocks,
+    clock,
+    duplicates,
+    evaluations,
+    files,
+    identity,
+    settings,
+    speed,
+)
+from scoring.findings import Finding
+from scoring.submission import Result
+
+CHECKS = (
+    files.check_problems,
+    files.check_markers_there,
+    files.check_names,
+    files.check_scaling_file,
+    clock.check_markers_once,
+    clock.check_initialisation,
+    clock.check_caches,
+    clock.check_time_order,
+    clock.check_runs_order,
+    evaluations.check_inside_run,
+    evaluations.check_time_order,
+    evaluations.check_cadence,
+    evaluations.check_status,
+    evaluations.check_granularity,
+    evaluations.check_train_samples,
+    blocks.check_blocks,
+    blocks.check_epochs,
+    settings.check_batch_size,
+    settings.check_hyperparameters_same,
+    settings.check_hyperparameter_table,
+    settings.check_seeds,
+    settings.check_data_sizes,
+    settings.check_logging_code,
+    identity.check_demonstration,
+    identity.check_division,
+    identity.check_benchmark,
+    identity.check_platform,
+    identity.check_nodes,
+    identity.check_description,
+    duplicates.check_same_run,
+    duplicates.check_same_curve,
+    speed.check_stretches,
+    speed.check_runs,
+    speed.check_epoch_clock,
+    speed.check_plausibility,
+)
+
+
+def audit_result(result: Result) -> list[Finding]:
+    """Run every check on one benchmark's runs."""
+    return [finding for check in CHECKS for finding in check(result)]

@@ -1,0 +1,161 @@
+"""Checks of speed: within a run, between runs, against the published figures."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from scoring.findings import Finding
+from scoring.rules import is_number
+from scoring.run import Run
+from scoring.submission import Result
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+STRETCH_LIMIT = {"resnet": 1.10, "bert": 1.30}
+RUN_LIMIT = {"resnet": 1.05, "bert": 1.10}
+EPOCH_LIMIT = 0.02
+EPOCH_SLACK_SECONDS = 0.05
+WARN_FACTOR, RERUN_FACTOR = 1.10, 1.25
+_PUBLISHED = Path(__file__).parents[1] / "published_throughput.toml"
+
+
+def compute_samples(run: Run, point: float) -> float | None:
+    """Turn an evaluation point into training samples; None without the data set's size."""
+    if run.benchmark == "bert":
+        return point
+    size = run.get_value("train_samples")
+    return point * size if is_number(size) and size > 0 else None
+
+
+def compute_samples_per_second(run: Run) -> float | None:
+    """Give training samples per second over the whole run, evaluation included."""
+    points = run.evaluations_by_point
+    samples = compute_samples(run, points[-1].point) if points else None
+    return samples / (run.minutes * 60) if samples and run.minutes else None
+
+
+def check_stretches(result: Result) -> Iterator[Finding]:
+    """Report one interval between evaluations that is much faster than the run's median."""
+    if not result.profile.speed_checks:
+        return
+    limit = STRETCH_LIMIT[result.benchmark]
+    for run in result.runs:
+        points = run.evaluations_by_point
+        rates = [
+            ((after.point - before.point) / (after.time_ms - before.time_ms), after)
+            for before, after in itertools.pairwise(points)
+            if after.time_ms > before.time_ms
+        ]
+        if len(rates) < 2:
+            continue
+        usual = median(rate for rate, _ in rates)
+        fastest, evaluation = max(rates, key=lambda pair: pair[0])
+        if usual > 0 and fastest > limit * usual:
+            message = (
+                f"the interval up to {evaluation.point:g} ran "
+                f"{100 * (fastest / usual - 1):.0f} % faster than the run's median"
+            )
+            yield run.remark("fast-stretch", message, evaluation.event)
+
+
+def check_runs(result: Result) -> Iterator[Finding]:
+    """Report a run much faster than the others in samples per second."""
+    if not result.profile.speed_checks:
+        return
+    speeds = [(compute_samples_per_second(run), run) for run in result.runs]
+    known = [(speed, run) for speed, run in speeds if speed is not None]
+    if len(known) < 3:
+        return
+    usual = median(speed for speed, _ in known)
+    for speed, run in known:
+        if speed > RUN_LIMIT[result.benchmark] * usual:
+            message = f"{speed:.0f} samples/s, the median of the runs is {usual:.0f}"
+            yield run.remark("fast-run", message, run.stop)
+
+
+def _get_logged_throughput(value: Any) -> float | None:
+    if not isinstance(value, dict):
+        return None
+    for name in ("throughput", "imgs_sec"):
+        if is_number(value.get(name)) and value[name] > 0:
+            return float(value[name])
+    return None
+
+
+def check_epoch_clock(result: Result) -> Iterator[Finding]:
+    """Report a logged throughput of a ResNet epoch that its times contradict."""
+    if result.benchmark != "resnet":
+        return
+    for run in result.runs:
+        starts = {
+            e.metadata.get("epoch_num"): e
+            for e in run.get_events("epoch_start")[:10_000]
+            if is_number(e.metadata.get("epoch_num"))
+        }
+        stops = {
+            e.metadata.get("epoch_num"): e
+            for e in run.get_events("epoch_stop")[:10_000]
+            if is_number(e.metadata.get("epoch_num"))
+        }
+        size = run.get_value("train_samples")
+        for event in run.get_events("tracked_stats"):
+            epoch = event.metadata.get("step")
+            throughput = _get_logged_throughput(event.value)
+            if not is_number(epoch) or epoch not in starts or epoch not in stops:
+                continue
+            if throughput is None or not is_number(size) or size <= 0:
+                continue
+            seconds = (stops[epoch].time_ms - starts[epoch].time_ms) / 1000
+            stated = size / throughput
+            if abs(seconds - stated) > max(EPOCH_LIMIT * stated, EPOCH_SLACK_SECONDS):
+                message = (
+                    f"epoch {epoch:g} is said to run {throughput:.0f} samples/s, which is "
+                    f"{stated:.2f} s, but its times are {seconds:.2f} s apart"
+                )
+                yield run.remark("epoch-clock", message, event)
+                break
+
+
+@cache
+def _load_published() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = tomllib.loads(_PUBLISHED.read_text(encoding="utf-8"))[
+        "accelerator"
+    ]
+    return rows
+
+
+def find_published(accelerator: str, benchmark: str) -> float | None:
+    """Find the highest published samples/s of an accelerator by its name; None if unknown."""
+    name = accelerator.lower()
+    for row in _load_published():
+        if all(word.lower() in name for word in row["words"]):
+            return row.get(benchmark)
+    return None
+
+
+def check_plausibility(result: Result) -> Iterator[Finding]:
+    """Report a speed per accelerator beyond what was ever published for it."""
+    name = (result.system or {}).get("accelerator_model_name")
+    count = result.accelerator_count
+    if not result.profile.speed_checks or not count or not isinstance(name, str):
+        return
+    published = find_published(name, result.benchmark)
+    for run in result.runs:
+        speed = compute_samples_per_second(run)
+        if published is None or speed is None or speed / count <= WARN_FACTOR * published:
+            continue
+        demand = "ask for a rerun" if speed / count > RERUN_FACTOR * published else "ask why"
+        message = (
+            f"{speed / count:.0f} samples/s per accelerator, highest published "
+            f"{published:.0f}: {demand}"
+        )
+        yield run.remark("implausible-throughput", message, run.stop)
