@@ -1,0 +1,60 @@
+"""Digests of a data set that can be compared with published ones, whatever stores the examples.
+
+A row digest is the MD5 of the text of a Python list, the digest of a shard the MD5 of the text of
+the list of its row digests. Source of the construction: the .chk files of NVIDIA's submissions
+(training_results_v4.0, bert input_preprocessing/hdf5_md5.py), which cover the input ids.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from bert.shard_file import ShardFile
+from bert.shards import Manifest, ShardSet
+from harness.progress import Progress
+
+ROWS_PER_REPORT = 1024
+
+
+def hash_text(value: object) -> str:
+    """Return the MD5 of what Python prints of a value, as hex."""
+    return hashlib.md5(str(value).encode(), usedforsecurity=False).hexdigest()
+
+
+def digest_shard(file: ShardFile) -> tuple[str, str]:
+    """Return (input_ids_md5, features_md5) of one shard.
+
+    The first covers the un-padded input ids of each row; the second the list [input_ids,
+    segment_ids, masked_lm_positions, masked_lm_ids, next_sentence_label] of each row.
+    """
+    ids_rows, feature_rows = [], []
+    entries = zip(file.index.tolist(), file.iterate_records(), strict=True)
+    for (_, tokens, first, masked, label, _), record in entries:
+        numbers = record.tolist()
+        input_ids = numbers[:tokens]
+        segment_ids = [0] * first + [1] * (tokens - first)
+        positions, truth = numbers[tokens : tokens + masked], numbers[tokens + masked :]
+        ids_rows.append(hash_text(input_ids))
+        feature_rows.append(hash_text([input_ids, segment_ids, positions, truth, label]))
+    return hash_text(ids_rows), hash_text(feature_rows)
+
+
+def digest_data(manifest: Manifest) -> dict[str, list[dict[str, str | int]]]:
+    """Return the digests of every shard in order, as `digest --json` prints them."""
+    digests: list[dict[str, str | int]] = []
+    progress = Progress("digest", manifest.examples, "examples")
+    done = 0
+    with ShardSet.open(manifest) as shards:
+        for number, shard in enumerate(manifest.shards):
+            input_ids_md5, features_md5 = digest_shard(shards.get_file(number))
+            digests.append(
+                {
+                    "shard": shard.name,
+                    "examples": shard.examples,
+                    "input_ids_md5": input_ids_md5,
+                    "features_md5": features_md5,
+                }
+            )
+            done += shard.examples
+            progress.update(done)
+    return {"shards": digests}

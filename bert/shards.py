@@ -1,0 +1,337 @@
+"""The data set on disk: a manifest, and the shards it names, read a sample at a time.
+
+The manifest says how many examples there are and how large every file is, so that a run knows its
+data set, and that it is whole, before the clock starts and without touching a byte of the data.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import resource
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bert.examples import ExampleSettings
+from bert.shard_file import ShardFile
+from harness.commands import InputError
+from harness.files import write_atomically
+
+MANIFEST_NAME = "manifest.json"
+SPARE_FILES = 256
+SHARD_NAME = re.compile(r"[0-9]{5,}-[A-Za-z0-9._-]{1,100}\.shard")
+SHARD_KEYS = {
+    "name": str,
+    "examples": int,
+    "tokens": int,
+    "masked_tokens": int,
+    "bytes": int,
+    "sha256": str,
+}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of the data set: its counts, its size, the SHA-256 of its content."""
+
+    name: str
+    examples: int
+    tokens: int
+    masked_tokens: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set: the folder it lies in, how it was made, its shards in the order of the texts."""
+
+    folder: Path
+    settings: ExampleSettings
+    vocabulary_size: int
+    vocabulary_md5: str
+    shards: tuple[Shard, ...]
+
+    @property
+    def examples(self) -> int:
+        return sum(shard.examples for shard in self.shards)
+
+    @property
+    def tokens(self) -> int:
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def masked_tokens(self) -> int:
+        return sum(shard.masked_tokens for shard in self.shards)
+
+    @property
+    def max_seq_length(self) -> int:
+        return self.settings.max_seq_length
+
+    @property
+    def max_predictions_per_seq(self) -> int:
+        return self.settings.max_predictions_per_seq
+
+
+def name_shard(number: int, name: str) -> str:
+    """Name shard `number` (from 0) after the text it is made of."""
+    return f"{number:05d}-{re.sub('[^A-Za-z0-9._-]', '_', name)[:100]}.shard"
+
+
+def write_manifest(manifest: Manifest) -> None:
+    """Write manifest.json into the data set's folder, whole or not at all. Raises OSError."""
+    content = {
+        "schema": 1,
+        "examples": manifest.examples,
+        "settings": asdict(manifest.settings),
+        "vocabulary_size": manifest.vocabulary_size,
+        "vocabulary_md5": manifest.vocabulary_md5,
+        "shards": [asdict(shard) for shard in manifest.shards],
+    }
+    with write_atomically(manifest.folder / MANIFEST_NAME) as file:
+        json.dump(content, file, indent=1)
+        file.write("\n")
+
+
+def read_manifest(folder: Path | str) -> Manifest:
+    """Read manifest.json and check that every shard is there in its full size, by stat alone.
+
+    Raises InputError naming the file, what is wrong and the mend.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"{path} is missing: make the data with python -m bert.prepare_data create, "
+            "or let an interrupted one finish"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not JSON ({error}): make the data anew with create") from None
+    try:
+        manifest = _parse_manifest(folder, content)
+    except (KeyError, TypeError, ValueError, InputError) as error:
+        raise InputError(
+            f"{path} is not a manifest of schema 1 ({error}): make the data anew with create"
+        ) from None
+    for shard in manifest.shards:
+        check_size(folder / shard.name, shard.bytes)
+    return manifest
+
+
+def _parse_manifest(folder: Path, content: Any) -> Manifest:
+    if content["schema"] != 1:
+        raise ValueError(f"schema is {content['schema']!r}")
+    shards = []
+    for item in content["shards"]:
+        if set(item) != set(SHARD_KEYS):
+            raise ValueError(f"a shard has the keys {sorted(item)}")
+        for key, kind in SHARD_KEYS.items():
+            if type(item[key]) is not kind or (kind is int and item[key] < 1):
+                raise ValueError(f"a shard has {key} {item[key]!r}")
+        if not SHARD_NAME.fullmatch(item["name"]):
+            raise ValueError(f"a shard has the name {item['name']!r}")
+        shards.append(Shard(**item))
+    if not shards:
+        raise ValueError("it names no shard")
+    for name, kind in (("vocabulary_size", int), ("vocabulary_md5", str), ("examples", int)):
+        if type(content[name]) is not kind:
+            raise ValueError(f"{name} is {content[name]!r}")
+    settings = ExampleSettings(**content["settings"])
+    manifest = Manifest(
+        folder, settings, content["vocabulary_size"], content["vocabulary_md5"], tuple(shards)
+    )
+    if manifest.examples != content["examples"]:
+        raise ValueError(
+            f"examples is {content['examples']}, but its shards have {manifest.examples}"
+        )
+    return manifest
+
+
+def check_size(path: Path, wanted_bytes: int) -> None:
+    """Raise InputError, naming the mend, unless a file is there and of the wanted size."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise InputError(
+            f"{path} is missing ({wanted_bytes} bytes wanted): run the same create again"
+        ) from None
+    if size != wanted_bytes:
+        raise InputError(
+            f"{path} has {size} bytes instead of {wanted_bytes}: delete it and run the same "
+            "create again"
+        )
+
+
+class Sample(NamedTuple):
+    """One example, un-padded: input_ids, segment_ids (L,); masked_* (M,); all int64."""
+
+    input_ids: npt.NDArray[np.int64]
+    segment_ids: npt.NDArray[np.int64]
+    masked_lm_positions: npt.NDArray[np.int64]
+    masked_lm_ids: npt.NDArray[np.int64]
+    next_sentence_label: int
+
+
+class FlatBatch(NamedTuple):
+    """Examples one after the other, un-padded: T tokens, B sequences, M masked tokens.
+
+    input_ids, segment_ids, position_ids: (T,) int64; cu_seqlens: (B + 1,) int32, where each
+    sequence begins, then T; masked_positions: (M,) int64 indices into the T tokens; masked_ids:
+    (M,) int64; masked_counts: (B,) int32; next_sentence_labels: (B,) int64, 1 = random second half.
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    segment_ids: npt.NDArray[np.int64]
+    position_ids: npt.NDArray[np.int64]
+    cu_seqlens: npt.NDArray[np.int32]
+    masked_positions: npt.NDArray[np.int64]
+    masked_ids: npt.NDArray[np.int64]
+    masked_counts: npt.NDArray[np.int32]
+    next_sentence_labels: npt.NDArray[np.int64]
+
+
+def count_up(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """For lengths n, m, ... return 0..n-1, 0..m-1, ... as one flat array."""
+    ends = np.cumsum(lengths)
+    return np.arange(int(ends[-1])) - np.repeat(ends - lengths, lengths)
+
+
+class ShardSet:
+    """All examples of a data set, numbered from 0 in the order of its shards.
+
+    A shard is opened and mapped when an example of it is first asked for; nothing is read before.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._files: list[ShardFile | None] = [None] * len(manifest.shards)
+        counts = [shard.examples for shard in manifest.shards]
+        self._ends = np.cumsum(np.asarray(counts, dtype=np.int64))
+        allow_open_files(len(manifest.shards) + SPARE_FILES)
+
+    @classmethod
+    def open(cls, manifest: Manifest) -> ShardSet:
+        return cls(manifest)
+
+    def __enter__(self) -> ShardSet:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the mapped shards; they are mapped anew when they are asked for again."""
+        self._files = [None] * len(self.manifest.shards)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def get_file(self, number: int) -> ShardFile:
+        """Return shard `number`, mapped. Raises InputError where it is not the manifest's."""
+        file = self._files[number]
+        if file is None:
+            shard = self.manifest.shards[number]
+            file = ShardFile(self.manifest.folder / shard.name)
+            if file.description["sha256"] != shard.sha256 or len(file) != shard.examples:
+                raise InputError(
+                    f"{file.path} is not the shard that {MANIFEST_NAME} names: delete it and run "
+                    "the same create again"
+                )
+            self._files[number] = file
+        return file
+
+    def sample(self, number: int) -> Sample:
+        """Return example `number`, reading no other. Raises IndexError, InputError."""
+        batch = self.gather([number])
+        return Sample(
+            batch.input_ids,
+            batch.segment_ids,
+            batch.masked_positions,
+            batch.masked_ids,
+            int(batch.next_sentence_labels[0]),
+        )
+
+    def gather(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> FlatBatch:
+        """Return the examples of these numbers, in that order.
+
+        indices: (B,), at least one; the same number may come twice. Raises IndexError where there
+        is no such example, InputError where a shard is damaged.
+        """
+        numbers = np.asarray(indices, dtype=np.int64)
+        if not numbers.size or numbers.min() < 0 or numbers.max() >= len(self):
+            raise IndexError(f"examples are numbered from 0 to {len(self) - 1}, not {indices}")
+        entries, records = self.find(numbers)
+        tokens, masked = entries["tokens"].astype(np.int64), entries["masked"].astype(np.int64)
+        flat = np.concatenate(records)
+        lengths = tokens + 2 * masked
+        if len(flat) != lengths.sum():
+            raise self._damage(numbers)
+        starts = np.cumsum(lengths) - lengths
+        cu_seqlens = np.concatenate(([0], np.cumsum(tokens)))
+        positions = count_up(tokens)
+        masks = count_up(masked) + np.repeat(starts + tokens, masked)
+        masked_positions = flat[masks].astype(np.int64)
+        batch = FlatBatch(
+            input_ids=flat[positions + np.repeat(starts, tokens)].astype(np.int64),
+            segment_ids=(positions >= np.repeat(entries["first_segment"], tokens)).astype(np.int64),
+            position_ids=positions,
+            cu_seqlens=cu_seqlens.astype(np.int32),
+            masked_positions=masked_positions + np.repeat(cu_seqlens[:-1], masked),
+            masked_ids=flat[masks + np.repeat(masked, masked)].astype(np.int64),
+            masked_counts=masked.astype(np.int32),
+            next_sentence_labels=entries["next_sentence_label"].astype(np.int64),
+        )
+        highest = max(batch.input_ids.max(), batch.masked_ids.max())
+        if (
+            highest >= self.manifest.vocabulary_size
+            or (masked_positions >= np.repeat(tokens, masked)).any()
+            or tokens.max() > self.manifest.max_seq_length
+        ):
+            raise self._damage(numbers)
+        return batch
+
+    def find(
+        self, numbers: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
+        """Return index entries (B,) and records of the examples, visiting each shard once."""
+        shards = np.searchsorted(self._ends, numbers, side="right")
+        order = np.argsort(shards, kind="stable")
+        cuts = np.flatnonzero(np.diff(shards[order])) + 1
+        entries: npt.NDArray[Any] | None = None
+        records: list[npt.NDArray[Any]] = [np.empty(0)] * len(numbers)
+        for places in np.split(order, cuts):
+            shard = int(shards[places[0]])
+            file = self.get_file(shard)
+            found = file.index[numbers[places] - (self._ends[shard] - len(file))]
+            if entries is None:
+                entries = np.empty(len(numbers), found.dtype)
+            entries[places] = found
+            for place, record in zip(places.tolist(), file.get_records(found), strict=True):
+                records[place] = record
+        if entries is None:
+            raise IndexError("no example was asked for")
+        return entries, records
+
+    def _damage(self, numbers: npt.NDArray[np.int64]) -> InputError:
+        shards = sorted(set(np.searchsorted(self._ends, numbers, side="right").tolist()))
+        names = ", ".join(self.manifest.shards[shard].name for shard in shards[:3])
+        return InputError(
+            f"{self.manifest.folder}: a shard is damaged, one of {names}: run "
+            f"python -m bert.prepare_data verify {self.manifest.folder}"
+        )
+
+
+def allow_open_files(count: int) -> None:
+    """Raise this process's limit of open files to `count`, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        if wanted > soft:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
