@@ -14,8 +14,7 @@ import torch
 
 from bert.model import Batch
 from bert.order import SampleOrder
-from bert.shards import Batch as FlatBatch
-from bert.shards import Manifest, ShardSet
+from bert.shards import FlatBatch, Manifest, ShardSet
 
 
 def make_batch(flat: FlatBatch, device: torch.device) -> Batch:
