@@ -74,7 +74,58 @@ def _has_rules(package: Path, round_name: str, benchmark: str) -> bool:
     )
 
 
-def check_compliance(ruleset: str, runs: list[Run], groups: dict[str, list[Run]]) -> StockVerdict:
+class StockProcess:
+    """The process of the stock checkers: started at once, for it imports for a second, asked once.
+
+    A context manager: whatever happens, the process is gone at its end.
+    """
+
+    def __init__(self) -> None:
+        find_package()
+        environment = {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "LC_ALL": "C.UTF-8",
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", str(_PROCESS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd="/",
+        )
+
+    def __enter__(self) -> StockProcess:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def ask(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Give the job and take the answer; raises InputError where there is none."""
+        try:
+            output, errors = self._process.communicate(json.dumps(job), TIME_LIMIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise InputError(
+                f"mlperf-logging's checkers did not finish in {TIME_LIMIT_SECONDS} s on these logs"
+            ) from None
+        status = self._process.returncode
+        if status != 0:
+            last = re.sub(r"\s+", " ", errors.strip().rsplit("\n", 1)[-1])
+            raise InputError(
+                f"mlperf-logging's checkers failed with status {status}: {quote(last, 200)}"
+            )
+        answer: dict[str, Any] = json.loads(output)
+        return answer
+
+
+def check_compliance(
+    process: StockProcess, ruleset: str, runs: list[Run], groups: dict[str, list[Run]]
+) -> StockVerdict:
     """Fill `compliant` and its messages of every run, and run the convergence check on groups.
 
     `groups` are the runs that make a result, by benchmark. Raises InputError where the checkers
@@ -84,11 +135,11 @@ def check_compliance(ruleset: str, runs: list[Run], groups: dict[str, list[Run]]
     with tempfile.TemporaryDirectory(prefix="scoring-") as place:
         paths = {run.name: _write_copy(Path(place) / "logs", run) for run in admitted}
         folders = {
-            benchmark: _write_group(Path(place) / "groups" / benchmark, members)
+            benchmark: _link_group(Path(place) / "groups" / benchmark, members, paths)
             for benchmark, members in groups.items()
             if members and all(run.name in paths for run in members)
         }
-        answer = _ask({"ruleset": ruleset, "logs": list(paths.values()), "groups": folders})
+        answer = process.ask({"ruleset": ruleset, "logs": list(paths.values()), "groups": folders})
     for run in admitted:
         verdict = answer["compliance"][paths[run.name]]
         run.compliant = verdict["passed"] and not run.log.problems_of("parse-error")
@@ -125,11 +176,10 @@ def _write_copy(folder: Path, run: Run) -> str:
     return str(path)
 
 
-def _write_group(folder: Path, runs: list[Run]) -> str:
+def _link_group(folder: Path, runs: list[Run], paths: dict[str, str]) -> str:
     folder.mkdir(parents=True)
     for index, run in enumerate(runs):
-        text = "".join(_format_line(event) for event in run.log.events)
-        (folder / f"result_{index}.txt").write_text(text, encoding="ascii")
+        (folder / f"result_{index}.txt").symlink_to(paths[run.name])
     return str(folder)
 
 
@@ -142,36 +192,3 @@ def _format_line(event: Event) -> str:
         "metadata": event.metadata,
     }
     return f":::MLLOG {json.dumps(line)}\n"
-
-
-def _ask(job: dict[str, Any]) -> dict[str, Any]:
-    find_package()
-    environment = {
-        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-        "LC_ALL": "C.UTF-8",
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", str(_PROCESS)],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            timeout=TIME_LIMIT_SECONDS,
-            env=environment,
-            cwd="/",
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise InputError(
-            f"mlperf-logging's checkers did not finish in {TIME_LIMIT_SECONDS} s on these logs"
-        ) from None
-    if done.returncode != 0:
-        last = done.stderr.strip().rsplit("\n", 1)[-1]
-        reason = quote(re.sub(r"\s+", " ", last), 200)
-        raise InputError(
-            f"mlperf-logging's checkers failed with status {done.returncode}: {reason}"
-        )
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer

@@ -91,23 +91,33 @@ def read_bounded(path: Path, root: Path, limit_bytes: int) -> bytes:
 
     Raises LineError where it is no regular file, leads out of `root` by a link, or is larger.
     """
-    if not path.resolve().is_relative_to(root.resolve()):
+    if not stays_inside(path, root):
         raise LineError("is a link that leads out of the folder; it is not followed")
     # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise LineError(f"cannot be opened: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise LineError("is no regular file")
-        try:
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(limit_bytes + 1)
-        except OSError as error:
-            raise LineError(f"cannot be read: {error.strerror}") from None
+    except OSError as error:
+        raise LineError(f"cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
     if len(content) > limit_bytes:
         raise LineError(f"is larger than {limit_bytes >> 20} MiB")
     return content
+
+
+def stays_inside(path: Path, root: Path) -> bool:
+    """Say whether a path, all links followed, lies below `root`; a loop of links does not."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):
+        return False
 
 
 def read_log(path: Path, root: Path) -> RunLog:

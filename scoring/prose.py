@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from scoring.findings import Finding
 from scoring.rules import BENCHMARKS
 from scoring.score import Score
 from scoring.verdict import Verdict
@@ -36,13 +37,19 @@ def _write_lines(score: Score) -> Iterator[str]:
     if findings:
         yield "findings:"
     for finding in findings[:FINDINGS_SHOWN]:
-        place = finding.file or finding.benchmark or ""
-        place += f":{finding.line}" if finding.line else ""
-        yield f"  {finding.severity:7} {finding.rule}: {place}: {finding.message}"
+        yield f"  {finding.severity:7} {finding.rule}: {locate(finding)}: {finding.message}"
     if len(findings) > FINDINGS_SHOWN:
         yield f"  ... and {len(findings) - FINDINGS_SHOWN} more: --json shows all"
     yield ""
     yield from _write_end(score)
+
+
+def locate(finding: Finding) -> str:
+    """Give benchmark or file and line of a finding."""
+    place = finding.file or finding.benchmark or ""
+    if finding.benchmark and not place.startswith(finding.benchmark):
+        place = f"{finding.benchmark}, {place}"
+    return f"{place}:{finding.line}" if finding.line else place
 
 
 def _write_verdict(verdict: Verdict) -> Iterator[str]:

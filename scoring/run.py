@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,6 +30,13 @@ class Evaluation:
     def time_ms(self) -> float:
         """Give the time stamped on the evaluation."""
         return self.event.time_ms
+
+
+def read_seed(value: Any) -> int | None:
+    """Read a logged seed as the stock seed check does: anything that makes a whole number."""
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"\s*[+-]?\d{1,40}\s*", value, re.ASCII) else None
+    return int(value) if is_number(value) else None
 
 
 @dataclass
@@ -133,13 +141,14 @@ class Run:
         return int(value) if is_number(value) and value > 0 and value == int(value) else None
 
     @cached_property
-    def seeds(self) -> list[tuple[Any, Event]]:
-        """Give the logged seed values with their lines, each value once."""
-        table: dict[str, tuple[Any, Event]] = {}
+    def seeds(self) -> dict[int, Event]:
+        """Give the logged seeds, whole numbers or their text, each with its first line."""
+        table: dict[int, Event] = {}
         for event in self.get_events("seed"):
-            if event.value is not None:
-                table.setdefault(repr(event.value), (event.value, event))
-        return list(table.values())
+            seed = read_seed(event.value)
+            if seed is not None:
+                table.setdefault(seed, event)
+        return table
 
     def reaches_target(self, accuracy: float) -> bool:
         """Say whether an accuracy is at the benchmark's target and below 1."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scoring.compliance import check_compliance, check_ruleset
+from scoring.compliance import StockProcess, check_compliance, check_ruleset
 from scoring.convergence import load_references
 from scoring.findings import Finding, sort_findings
 from scoring.profile import Profile
@@ -75,17 +75,18 @@ class Score:
 
 def score_folder(folder: Path, ruleset: str, profile: Profile, use_window: bool) -> Score:
     """Score the logs in a folder; raises InputError where they cannot be read at all."""
-    submission = read_submission(folder, profile)
-    results = submission.results
-    check_ruleset(ruleset, list(results))
-    runs = [run for result in results.values() for run in result.runs]
-    windowed = {
-        name
-        for name, result in results.items()
-        if use_window and len(result.runs) > RUNS_NEEDED[name]
-    }
-    groups = {name: r.runs for name, r in results.items() if name not in windowed}
-    stock = check_compliance(ruleset, runs, groups if profile.rcp_test else {})
+    with StockProcess() as process:
+        submission = read_submission(folder, profile)
+        results = submission.results
+        check_ruleset(ruleset, list(results))
+        runs = [run for result in results.values() for run in result.runs]
+        windowed = {
+            name
+            for name, result in results.items()
+            if use_window and len(result.runs) > RUNS_NEEDED[name]
+        }
+        groups = {name: r.runs for name, r in results.items() if name not in windowed}
+        stock = check_compliance(process, ruleset, runs, groups if profile.rcp_test else {})
     for run in runs:
         run.unusable = find_unusable_reasons(run)
     chosen = {name: choose_members(result, use_window) for name, result in results.items()}
@@ -104,4 +105,5 @@ def score_folder(folder: Path, ruleset: str, profile: Profile, use_window: bool)
 
 def _ask_windows(ruleset: str, groups: dict[str, list[Run]]) -> dict[str, dict[str, Any]]:
     runs = [run for members in groups.values() for run in members]
-    return check_compliance(ruleset, runs, groups).convergence
+    with StockProcess() as process:
+        return check_compliance(process, ruleset, runs, groups).convergence

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scoring.log import LineError, parse_json, read_bounded, read_log
+from scoring.log import LineError, parse_json, read_bounded, read_log, stays_inside
 from scoring.profile import Profile
 from scoring.rules import BENCHMARKS
 from scoring.run import Run
@@ -82,7 +82,7 @@ def read_submission(folder: Path, profile: Profile) -> Submission:
         place = folder / benchmark
         if not place.exists():
             continue
-        if not place.is_dir() or not place.resolve().is_relative_to(folder.resolve()):
+        if not place.is_dir() or not stays_inside(place, folder):
             raise InputError(f"{place}: must be a folder, not a file or a link out of {folder}")
         results[benchmark] = Result(
             benchmark=benchmark,

@@ -110,18 +110,15 @@ def _get_table(run: Run, optimizer: Any) -> Iterator[tuple[str, str, Any]]:
 
 def check_seeds(result: Result) -> Iterator[Finding]:
     """Refuse a run without seed and one seed in two runs, whatever line logged it."""
-    owners: dict[str, tuple[Run, Event]] = {}
+    owners: dict[int, tuple[Run, Event]] = {}
     for run in result.runs:
         if run.start and not run.seeds:
-            yield run.remark("no-seed", "the run logs no seed", run.start)
-        for value, event in run.seeds:
-            name = _normalize(value)
-            if name in owners:
-                other, line = owners[name]
-                message = f"seed {quote(value)} is that of {other.name}, line {line.line}"
+            yield run.remark("no-seed", "the run logs no seed that is a whole number", run.start)
+        for seed, event in run.seeds.items():
+            other, line = owners.setdefault(seed, (run, event))
+            if other is not run:
+                message = f"seed {quote(seed)} is that of {other.name}, line {line.line}"
                 yield run.remark("same-seed", message, event)
-            else:
-                owners[name] = (run, event)
 
 
 def check_data_sizes(result: Result) -> Iterator[Finding]:
