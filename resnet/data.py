@@ -273,7 +273,14 @@ def _positive(text: str) -> int:
     return value
 
 
-_positive.__name__ = "count"
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a duration above 0")
+    return value
+
+
+_positive.__name__, _seconds.__name__ = "count", "duration"
 
 
 def build_parser() -> Parser:
@@ -283,7 +290,7 @@ def build_parser() -> Parser:
     rate = commands.add_parser("throughput", help="images per second of the input alone")
     rate.add_argument("--data", type=Path, required=True, help="folder that pack made")
     rate.add_argument("--split", choices=("train", "val"), default="train")
-    rate.add_argument("--seconds", type=float, default=10.0)
+    rate.add_argument("--seconds", type=_seconds, default=10.0)
     rate.add_argument("--batch-size", type=_positive, default=100)
     rate.add_argument("--threads", type=_positive, default=_count_cores())
     rate.add_argument("--prefetch-batches", type=_positive, default=3)

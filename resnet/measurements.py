@@ -47,6 +47,11 @@ def measure_throughput(
             pipeline = build_training(records, options, batch, seed, Place(gpu))
         else:
             pipeline = build_evaluation(records, options, batch, Place(gpu))
+    except RuntimeError as error:  # building opens no file: only the device can be at fault
+        raise InputError(
+            f"GPU {gpu} cannot be used ({describe_failure(error)}): leave --gpu out for the CPU"
+        ) from None
+    try:
         for _ in range(options.prefetch_batches + 1):  # what is made ahead, untimed
             pipeline.run()
         batches, start = 0, time.perf_counter()
@@ -54,7 +59,10 @@ def measure_throughput(
             pipeline.run()
             batches += 1
     except RuntimeError as error:
-        raise InputError(f"{manifest.folder}: {describe_failure(error)}") from None
+        raise InputError(
+            f"{manifest.folder}: reading failed ({describe_failure(error)}): check the data with "
+            f"`python -m resnet.prepare_data verify {manifest.folder} --decode`"
+        ) from None
     images = batches * batch
     return {
         "images_per_second": images / elapsed,
@@ -81,6 +89,8 @@ def evaluate_images(
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise InputError(f"{folder} holds no JPEG files: name a folder that does")
+    if not target.parent.is_dir():
+        raise InputError(f"{target.parent} is not a folder: make it, or name another for --npz")
     names = [str(path) for path in files]
     pipeline = build_file_evaluation(names, crop_size, resize_shorter, threads)
     progress = Progress("evaluation images", len(files), "images")
@@ -95,4 +105,5 @@ def evaluate_images(
             with archive.open(f"{path.name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, image, allow_pickle=False)
             progress.update(position + 1)
+    progress.finish(len(files))
     return len(files)

@@ -25,6 +25,7 @@ from resnet.shards import (
 IMAGENET_IMAGES = {"train": 1_281_167, "val": 50_000}
 IMAGENET_CLASSES, IMAGENET_FIRST, IMAGENET_LAST = 1000, "n01440764", "n15075141"
 CHUNK_BYTES = 1 << 20
+CHANGED = "its SHA-256 is not the manifest's: some of its bytes have changed"
 DECODE_AHEAD_IMAGES = 64
 
 
@@ -94,15 +95,32 @@ def _verify_counts(
 
 
 def _verify_digest(path: Path, expected: str) -> Iterator[str]:
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
+        with _HashedFile(path) as file:
+            if file.finish() != expected:
+                yield f"{path}: {CHANGED}"
     except FileNotFoundError:
         return  # find_size_faults has said so.
-    if digest.hexdigest() != expected:
-        yield f"{path}: its SHA-256 is not the manifest's: some of its bytes have changed"
+
+
+class _HashedFile(io.BufferedReader):
+    """A file that hashes what is read of it, so that a shard is read once for both purposes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path), CHUNK_BYTES)
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read and hash."""
+        data = super().read(size)
+        self.digest.update(data)
+        return data
+
+    def finish(self) -> str:
+        """Read what is left; return the digest of the whole file."""
+        while self.read(CHUNK_BYTES):
+            pass
+        return self.digest.hexdigest()
 
 
 def _read_column(path: Path, column: int) -> list[int]:
@@ -168,10 +186,13 @@ def _verify_shard(
     progress: Progress,
 ) -> Iterator[str]:
     path = folder / shard.file
-    yield from _verify_digest(path, shard.sha256)
-    found = 0
     try:
-        with open(path, "rb") as file:
+        file = _HashedFile(path)
+    except FileNotFoundError:
+        return  # find_size_faults has said so.
+    found = 0
+    with file:
+        try:
             for record, fault in _decode_ahead(read_records(file), pool):
                 yield from check.compare(found, record)
                 if fault:
@@ -179,10 +200,10 @@ def _verify_shard(
                 counts[record.label] += 1
                 found += 1
                 progress.update(counts.total())
-    except FileNotFoundError:
-        return  # find_size_faults has said so.
-    except ValueError as error:
-        yield f"{path}: {error}"
+        except ValueError as error:
+            yield f"{path}: {error}"
+        if file.finish() != shard.sha256:
+            yield f"{path}: {CHANGED}"
     if found != shard.images:
         yield f"{path}: {found:,} images found, the manifest says {shard.images:,}"
 
