@@ -293,6 +293,8 @@ class ShardSet:
             highest >= self.manifest.vocabulary_size
             or (masked_positions >= np.repeat(tokens, masked)).any()
             or tokens.max() > self.manifest.max_seq_length
+            or tokens.min() < 1
+            or batch.next_sentence_labels.max() > 1
         ):
             raise self._damage(numbers)
         return batch

@@ -33,8 +33,8 @@ AB66-AB6B FBC2 10570-1057A 1057C-1058A 1058C-10592 10594-10595 10597-105A1 105A3
 """
 LATER_CLASS = re.sub("[0-9A-F]+", lambda code: chr(int(code[0], 16)), LATER_RANGES)
 LATER = re.compile(f"([{LATER_CLASS.replace(' ', '').replace(chr(10), '')}]+)")
-# Classes that a later Unicode changed: punctuation that became a symbol, a mark that takes space.
-CATEGORIES_OF_UNICODE_11 = {"\u166d": "Po", "\u1734": "Mn"}
+# Classes that a later Unicode changed: punctuation now a symbol, marks that now do or do not space.
+CATEGORIES_OF_UNICODE_11 = {"\u166d": "Po", "\u1734": "Mn", "\ua9bd": "Mc"}
 
 CJK_RANGES = (
     (0x4E00, 0x9FFF),

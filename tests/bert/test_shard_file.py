@@ -1,0 +1,120 @@
+"""The format of one shard: deterministic, aligned, and nothing in it is believed unchecked."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bert.shard_file import (
+    ALIGNMENT_BYTES,
+    INDEX_ENTRY,
+    MAGIC,
+    ShardFile,
+    hash_content,
+    read_description,
+    write_shard,
+)
+from harness.commands import InputError
+
+
+def make_shard(path: Path, dtype: str = "<u2") -> dict[str, Any]:
+    index = np.zeros(3, INDEX_ENTRY)
+    index["tokens"], index["masked"], index["first_segment"] = (6, 5, 8), (1, 2, 1), (3, 3, 4)
+    lengths = index["tokens"] + 2 * index["masked"]
+    index["start"] = np.cumsum(lengths) - lengths
+    records = [
+        np.asarray([*range(tokens), *range(masked), *range(10, 10 + masked)], dtype)
+        for _, tokens, _, masked, _, _ in index.tolist()
+    ]
+    return write_shard(path, index, records, {"text": {"bytes": 5}})
+
+
+def describe(path: Path, **changes: Any) -> None:
+    """Rewrite a shard's description, with a right checksum."""
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[16:20], "little")
+    content = json.loads(whole[24 : 24 + length])
+    content.update(changes)
+    text = json.dumps({k: v for k, v in content.items() if v is not None}).encode()
+    text += b" " * (length - len(text))
+    crc = zlib.crc32(text).to_bytes(4, "little")
+    path.write_bytes(MAGIC + length.to_bytes(4, "little") + crc + text + whole[24 + length :])
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<u4"])
+def test_round_trip(tmp_path: Path, dtype: str) -> None:
+    path = tmp_path / "a.shard"
+    description = make_shard(path, dtype)
+    read, start = read_description(path)
+    assert read == description and start == ALIGNMENT_BYTES
+    assert hash_content(path, start) == description["sha256"]
+    assert (read["examples"], read["tokens"], read["masked_tokens"]) == (3, 19, 4)
+    file = ShardFile(path)
+    assert file.find_faults(8, 2, 13) == []
+    records = list(file.iterate_records())
+    assert records[1].tolist() == [0, 1, 2, 3, 4, 0, 1, 10, 11]
+    with pytest.raises(ValueError, match="read-only"):
+        file.records[0] = 1
+    make_shard(tmp_path / "b.shard", dtype)
+    assert (tmp_path / "b.shard").read_bytes() == path.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.shard", "b.shard"]
+
+
+def test_faults_of_the_examples_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.shard"
+    make_shard(path)
+    file = ShardFile(path)
+    assert "longer than 7 tokens (example 2)" in file.find_faults(7, 2, 13)[0]
+    assert "more than 1 (example 1)" in file.find_faults(8, 1, 13)[0]
+    assert "not in the vocabulary (example 1)" in file.find_faults(8, 2, 11)[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"examples": 4}, "contradict"),
+        ({"examples": "3"}, "contradict"),
+        ({"examples": None}, "'examples'"),
+        ({"index": {"bytes": -48}}, "contradict"),
+        ({"index": 3}, "not the description"),
+        ({"sha256": 3}, "no checksum"),
+        ({"records": {"bytes": 54, "number": "|O"}}, "contradict"),
+        ({"records": {"bytes": 54, "number": []}}, "not the description"),
+        ({"records": {"bytes": 1 << 70, "number": "<u2"}}, "bytes instead of"),
+        ({"records": {"bytes": 52, "number": "<u2"}}, "bytes instead of"),
+    ],
+)
+def test_hostile_descriptions(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
+    path = tmp_path / "a.shard"
+    make_shard(path)
+    describe(path, **changes)
+    with pytest.raises(InputError, match=reason) as caught:
+        ShardFile(path)
+    assert str(path) in str(caught.value)
+
+
+def test_every_flipped_byte_of_the_head_and_every_cut_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.shard"
+    make_shard(path)
+    whole = path.read_bytes()
+    head = 24 + int.from_bytes(whole[16:20], "little")
+    for place in range(head):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(InputError):
+            read_description(path)
+    for length in (0, 1, 16, 23, 24, head - 1, head, 4096, 4200, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError):
+            read_description(path)
+
+
+def test_a_length_beyond_the_file_allocates_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.shard"
+    path.write_bytes(MAGIC + b"\xff" * 8)
+    with pytest.raises(InputError, match="description is damaged"):
+        read_description(path)
