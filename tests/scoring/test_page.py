@@ -1,0 +1,164 @@
+"""The page is whole, loads nothing, runs nothing, and shows hostile text only escaped."""
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from scoring.__main__ import main
+from scoring.profile import load_profile
+from scoring.report.page import write_page
+from scoring.score import score_folder
+from scoring.submission import InputError
+
+VOID = {"meta", "br", "link", "img", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Collects elements and text, and checks that elements are closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.text, self._open = [], [], []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if not self._open or self._open[-1] != "style":
+            self.text.append(data)
+
+
+def make_page(campaign, folder, profile="mlperf", use_window=False):
+    score = score_folder(campaign.write(folder), "4.0.0", load_profile(profile), use_window)
+    return write_page(score)
+
+
+def test_page_of_a_valid_campaign(campaign, tmp_path):
+    text = make_page(campaign, tmp_path)
+    page = Page(text)
+    words = " ".join(page.text)
+    assert words.index("VALID") < words.index("score = 7.19/R + 9.05/B") < words.index("ResNet-50:")
+    assert "NOT VALID" not in words and "DEMONSTRATION" not in words
+    assert "scaled to reference" in words
+    assert "None: every check passed." in words
+    assert "NVIDIA A100-SXM-80GB" in words
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("svg") == 10
+    assert not {"script", "iframe", "object", "embed", "link", "img", "form", "base"} & set(tags)
+
+
+def test_content_policy_fits_the_page(campaign, tmp_path):
+    text = make_page(campaign, tmp_path)
+    page = Page(text)
+    policy = next(a["content"] for _, a in page.elements if "http-equiv" in a)
+    styles = re.findall(r"<style>(.*?)</style>", text, re.S)
+    assert len(styles) == 1
+    digest = base64.b64encode(hashlib.sha256(styles[0].encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none';")
+    for tag, attributes in page.elements:
+        assert "style" not in attributes, tag
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("href", "xlink:href", "src"):
+            assert attributes.get(name, "#").startswith("#"), (tag, attributes)
+    assert "url(http" not in text and "@import" not in text
+
+
+def test_pictures_are_sound_and_their_ids_apart(campaign, tmp_path):
+    text = make_page(campaign, tmp_path)
+    identities = []
+    for svg in re.findall(r"<svg.*?</svg>", text, re.S):
+        root = ElementTree.fromstring(svg)
+        inside = [element.get("id") for element in root.iter() if element.get("id")]
+        identities += inside
+        for target in re.findall(r"url\(#([^)]*)\)", svg) + re.findall(r'href="#([^"]*)"', svg):
+            assert target in inside
+        assert root.get("viewBox") and not root.get("width")
+    assert len(identities) == len(set(identities))
+
+
+def test_findings_quote_their_line(campaign, tmp_path):
+    campaign.runs["resnet"][0].find("submission_division")["value"] = "open"
+    words = " ".join(Page(make_page(campaign, tmp_path)).text)
+    assert "NOT VALID" in words
+    assert "error: division" in words
+    assert ':::MLLOG {"namespace": "", "time_ms"' in words
+    assert '"key": "submission_division", "value": "open"' in words
+
+
+def test_hostile_text_stays_text(campaign, tmp_path):
+    evil = "</pre></style><script>alert(1)</script>&amp;\x1b[31m\x00\"'"
+    campaign.system.update(submitter=evil, accelerator_model_name=evil, **{evil: evil})
+    for run in campaign.runs["resnet"]:
+        run.find("submission_platform")["value"] = evil
+        run.find("opt_name")["value"] = evil
+    campaign.runs["bert"][1].find("submission_platform")["value"] = evil
+    campaign.runs["bert"][2].find("seed")["value"] = evil
+    folder = campaign.write(tmp_path)
+    (folder / "bert" / "result_<script>alert(1)<.txt").write_text("")
+    score = score_folder(folder, "4.0.0", load_profile("mlperf"), False)
+    text = write_page(score)
+    page = Page(text)
+    assert "script" not in {tag for tag, _ in page.elements}
+    assert "<script" not in text and "\x1b" not in text and "\x00" not in text
+
+
+def test_demonstration_says_so_first(demonstration, tmp_path):
+    page = Page(make_page(demonstration, tmp_path, "demo"))
+    words = " ".join(page.text).split()
+    assert " ".join(words[3:9]) == "DEMONSTRATION - NOT AN MLPERF RESULT"
+
+
+@pytest.mark.parametrize("damage", ["empty", "no_evaluations", "no_stop", "backwards"])
+def test_broken_runs_still_make_a_page(campaign, tmp_path, damage):
+    campaign.runs.pop("bert")
+    for run in campaign.runs["resnet"]:
+        if damage == "empty":
+            run.clear()
+        elif damage == "no_evaluations":
+            run.drop("eval_accuracy")
+        elif damage == "no_stop":
+            run.drop("run_stop")
+        else:
+            run.find("run_stop")["time_ms"] = 0
+    words = " ".join(Page(make_page(campaign, tmp_path)).text)
+    assert "NOT VALID" in words and "R cannot be computed" in words
+
+
+def test_windows_are_shown(unpack_group):
+    folder = unpack_group("ten-runs-all-converged")
+    score = score_folder(folder, "4.0.0", load_profile("mlperf"), True)
+    words = " ".join(Page(write_page(score)).text)
+    assert "More runs than needed" in words
+    assert "outside the window that counts" in words
+
+
+def test_the_command_writes_whole_files(campaign, tmp_path):
+    folder = campaign.write(tmp_path)
+    output = tmp_path / "report.html"
+    assert main(["report", str(folder), "--output", str(output)]) == 0
+    assert output.read_text().endswith("</html>\n")
+    assert [path.name for path in tmp_path.glob(".*")] == []
+    with pytest.raises(InputError, match="no such folder"):
+        main(["report", str(folder), "--output", str(tmp_path / "no" / "report.html")])
+
+
+def test_an_invalid_result_is_reported_with_status_1(campaign, tmp_path):
+    campaign.runs["resnet"].pop()
+    output = tmp_path / "report.html"
+    assert main(["report", str(campaign.write(tmp_path)), "--output", str(output)]) == 1
+    assert "NOT VALID" in output.read_text()
