@@ -1,7 +1,7 @@
 """The demonstration's text and vocabulary: English-like, seeded, learnable but not at once.
 
 One sentence a line, a blank line between documents, as in the Wikipedia parts; each document is
-about one trade whose six words belong together. The text goes through the same preparation.
+about one trade whose four words belong together. The text goes through the same preparation.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ import random
 import string
 from pathlib import Path
 
-from demo.topics import DAYS, MOODS, NAMES, SEASONS, SENTENCES, TOPICS
+from demo.topics import DETERMINERS, PREPOSITIONS, SENTENCE, TOPICS
 from harness.files import write_atomically
 
-SLOTS = ("agent", "verb", "object", "place", "tool", "quality")
+SLOTS = ("agent", "verb", "object", "place")
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# Left out of the vocabulary, so that the text has words of several pieces too.
-IN_PIECES = frozenset({"astronomer", "stethoscope", "observatory", "blackboard", "wednesday"})
+SENTENCES_A_DOCUMENT = (4, 14)
 
 
 def make_text(file: Path, seed: int, documents: int) -> None:
@@ -25,37 +24,29 @@ def make_text(file: Path, seed: int, documents: int) -> None:
     with write_atomically(file) as text:
         for _ in range(documents):
             topic = dict(zip(SLOTS, generator.choice(TOPICS), strict=True))
-            for _ in range(generator.randint(4, 14)):
+            for _ in range(generator.randint(*SENTENCES_A_DOCUMENT)):
                 text.write(make_sentence(generator, topic) + "\n")
             text.write("\n")
 
 
 def make_sentence(generator: random.Random, topic: dict[str, str]) -> str:
     """Make one sentence about a topic."""
-    drawn = {
-        "name": generator.choice(NAMES).capitalize(),
-        "day": generator.choice(DAYS).capitalize(),
-        "mood": generator.choice(MOODS),
-        "season": generator.choice(SEASONS),
-    }
-    return generator.choice(SENTENCES).format(**topic, **drawn)
+    determiner = generator.choice(DETERMINERS).capitalize()
+    preposition = generator.choice(PREPOSITIONS)
+    return SENTENCE.format(determiner=determiner, preposition=preposition, **topic)
 
 
 def make_vocabulary(file: Path) -> int:
     """Write the WordPiece vocabulary, one token a line; returns its size.
 
-    Special tokens, every letter alone and as a continuation, and the words of the text, so that
-    no word is unknown.
+    Special tokens, the full stop, every letter as a word and as a continuation, so that any word
+    can be written, and the words of the text.
     """
-    words: set[str] = {*NAMES, *DAYS, *MOODS, *SEASONS}
+    words = {*DETERMINERS, *PREPOSITIONS}
     for topic in TOPICS:
         words.update(topic)
-    for sentence in SENTENCES:
-        plain = sentence.replace(",", " ").replace(".", " ").lower()
-        words.update(word for word in plain.split() if "{" not in word)
     pieces = [f"##{letter}" for letter in string.ascii_lowercase]
-    tokens = [*SPECIAL_TOKENS, ",", ".", *string.ascii_lowercase, *pieces, "board", "##board"]
-    tokens += sorted(words - IN_PIECES - set(string.ascii_lowercase))
+    tokens = [*SPECIAL_TOKENS, ".", *string.ascii_lowercase, *pieces, *sorted(words)]
     with write_atomically(file) as vocabulary:
         vocabulary.write("".join(f"{token}\n" for token in tokens))
     return len(tokens)
