@@ -14,7 +14,7 @@ def distribute(
 ) -> torch.nn.Module:
     """Wrap a model so that its backward pass leaves the mean gradient over ranks on every rank.
 
-    Parameters are broadcast from rank 0 once, here; buffers never (each rank keeps its own
+    Parameters and buffers are broadcast from rank 0 once, here (each rank then keeps its own
     normalisation statistics, as the reference does). A single rank gets the model back as it is.
     """
     if world_size == 1:
@@ -22,7 +22,7 @@ def distribute(
     return DistributedDataParallel(
         model,
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,
+        forward_sync_buffers=False,
         gradient_as_bucket_view=True,
         bucket_cap_mb=bucket_megabytes,
     )
