@@ -1,0 +1,207 @@
+"""Operations, bytes and FLOPs of a training step of the full models, counted without computing.
+
+`python -m perf.operations [--benchmark resnet|bert]` runs the trainer's own step on tensors that
+have a shape and a type but no memory, and counts what is dispatched: one operation is about one
+kernel launch of a GPU without graphs; its bytes are the tensors it reads and writes; views and
+allocations are free. It finds lost fusion, casts, copies and padding; it says nothing of how fast a kernel is.
+The dispatcher sees a CPU, so attention with dropout appears in its unfused form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+import bert.config
+import bert.step
+import resnet.config
+import resnet.step
+from bert.model import Batch
+from bert.probe import make_synthetic_batch
+from harness.commands import GOOD, Parser, run_command
+from harness.config import load_config
+from perf.bert_padding import pad_batch
+from perf.comparison import Comparison, check_positive
+
+ROOT = Path(__file__).resolve().parent.parent
+# An image shares the weights' bytes with its batch; BERT is counted sequence by sequence, slowly.
+DEFAULT_SAMPLES = {"resnet": 102, "bert": 8}
+CPU = torch.device("cpu")
+# Operations whose inputs and outputs a perfect fusion of everything else would still move.
+MATRIX = ("convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm")
+FREE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view")
+
+
+@dataclasses.dataclass
+class Count:
+    """What was dispatched: operations and bytes by name, and FLOPs (a multiply-add is two)."""
+
+    operations: Counter[str]
+    bytes: Counter[str]
+    flops: int
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Bytes of convolutions and matrix products alone."""
+        return sum(self.bytes[name] for name in MATRIX)
+
+
+class _Counting(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func._schema.name.removeprefix("aten::")
+        aliases = [value.alias_info for value in func._schema.returns]
+        is_view = any(alias is not None and not alias.is_write for alias in aliases)
+        if func.namespace == "aten" and not is_view and name not in FREE:
+            self.operations[name] += 1
+            # An operation in place reads and writes the same tensor: it counts for both.
+            self.bytes[name] += sum(
+                leaf.numel() * leaf.element_size()
+                for leaf in tree_leaves((args, kwargs, result))
+                if isinstance(leaf, torch.Tensor)
+            )
+        return result
+
+
+def count(call: Callable[[], None]) -> Count:
+    """Count what one call dispatches."""
+    with _Counting() as counting, FlopCounterMode(display=False) as flops:
+        call()
+    return Count(counting.operations, counting.bytes, flops.get_total_flops())
+
+
+@contextmanager
+def without_memory() -> Iterator[FakeTensorMode]:
+    """Make tensors of shape and type alone; nothing to draw into them and nowhere to move them."""
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True) as mode,
+        patch("torch.nn.init.trunc_normal_", lambda tensor, *_: tensor),
+        patch("torch.nn.Module.to", lambda module, *_, **__: module),
+    ):
+        yield mode
+
+
+def count_resnet(config: resnet.config.Config, images: int) -> tuple[Count, Count]:
+    """Count forward and backward of `images` images, and the update after them."""
+    size = config.input.crop_size
+    with without_memory():
+        step = resnet.step.TrainingStep(config, CPU, world_size=1)
+        pixels = torch.empty(images, config.model.input_channels, size, size)
+        pixels = pixels.to(memory_format=torch.channels_last)
+        labels = torch.empty(images, dtype=torch.int64)
+        step.accumulate(pixels, labels)
+        step.update(1.0)  # makes the optimizer's state, which later updates find
+        return count(lambda: step.accumulate(pixels, labels)), count(lambda: step.update(1.0))
+
+
+def count_bert(config: bert.config.Config, batch: Batch) -> tuple[Count, Count]:
+    """Count forward and backward of a batch, and the update after it."""
+    with without_memory() as mode:
+        step = bert.step.TrainingStep(config, CPU, world_size=1, initial_state=None)
+        # cu_seqlens stays real: attention reads the lengths.
+        shapes = {
+            field.name: mode.from_tensor(getattr(batch, field.name))
+            for field in dataclasses.fields(batch)
+            if field.name not in ("cu_seqlens", "longest_sequence")
+        }
+        batch = dataclasses.replace(batch, **shapes)
+        forward = count(lambda: step.accumulate(batch))
+        step.update(1.0)
+        return forward, count(lambda: step.update(1.0))
+
+
+def show_most(name: str, counted: Count, unit: str, units: int, most: int = 8) -> None:
+    """Print the operations that move most bytes."""
+    print(f"{name}: {sum(counted.operations.values()):,} operations; those that move most bytes:")
+    for operation, moved in counted.bytes.most_common(most):
+        number = counted.operations[operation]
+        print(f"  {operation:32} {number:6,} times {moved / units:16,.0f} bytes/{unit}")
+
+
+def measure_resnet(file: Path, images: int, as_json: bool) -> None:
+    """Print ResNet's bytes an image beside those of its convolutions alone."""
+    config = load_config(file, resnet.config.Config)
+    step, update = count_resnet(config, images)
+    if not as_json:
+        show_most("resnet forward and backward", step, "image", images)
+        print(f"update: {sum(update.operations.values()):,} operations")
+    flops = step.flops / images
+    total, matrix = sum(step.bytes.values()) / images, step.matrix_bytes / images
+    Comparison(
+        what="resnet step, all operations",
+        unit="bytes/image",
+        ours=total,
+        peer_name="its convolutions and products alone",
+        peer=matrix,
+        ratio=matrix / total,
+        ratios=None,
+        how=f"counted at dispatch, {config.precision.format}, {images} images a rank; "
+        f"{flops / 1e9:.3f} GFLOP an image",
+    ).show(as_json)
+
+
+def measure_bert(file: Path, sequences: int, as_json: bool) -> None:
+    """Print BERT's FLOPs a sequence beside those of the padded step."""
+    config = load_config(file, bert.config.Config)
+    batch = make_synthetic_batch(config, sequences, CPU)
+    length = config.input.max_sequence_length
+    step, update = count_bert(config, batch)
+    padded, _ = count_bert(config, pad_batch(batch, length))
+    tokens = batch.input_ids.numel()
+    if not as_json:
+        show_most("bert forward and backward", step, "token", tokens)
+        print(f"update: {sum(update.operations.values()):,} operations")
+    Comparison(
+        what="bert step, un-padded",
+        unit="FLOP/sequence",
+        ours=step.flops / sequences,
+        peer_name=f"the same step, padded to {length}",
+        peer=padded.flops / sequences,
+        ratio=padded.flops / step.flops,
+        ratios=None,
+        how=f"counted at dispatch, {config.precision.format}, {sequences} sequences of "
+        f"{tokens / sequences:.0f} tokens on average; "
+        f"{step.flops / tokens / 1e9:.3f} GFLOP and {sum(step.bytes.values()) / tokens / 1e6:.2f} "
+        f"MB a token ({step.matrix_bytes / tokens / 1e6:.2f} MB of products)",
+    ).show(as_json)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Count and print."""
+    parser = Parser(prog="python -m perf.operations", description=__doc__)
+    parser.add_argument("--benchmark", choices=("resnet", "bert"), default="resnet")
+    parser.add_argument("--config", type=Path, help="default: the benchmark's 4x8.toml")
+    parser.add_argument(
+        "--samples", type=int, help="images or sequences of a step (default: 102 or 8)"
+    )
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    if options.samples is None:
+        options.samples = DEFAULT_SAMPLES[options.benchmark]
+    check_positive(options, "samples")
+    file = options.config or ROOT / options.benchmark / "configs" / "4x8.toml"
+    measure = measure_resnet if options.benchmark == "resnet" else measure_bert
+    measure(file, options.samples, options.json)
+    return GOOD
+
+
+if __name__ == "__main__":
+    run_command(main)

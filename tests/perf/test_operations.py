@@ -1,0 +1,86 @@
+"""Counting: known operations are counted as what they are, and the models as published."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import bert.config
+import resnet.config
+from bert.probe import make_synthetic_batch
+from harness.config import load_config
+from perf import operations
+from perf.bert_padding import pad_batch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_known_operations_are_counted():
+    x, w = torch.ones(4, 8), torch.ones(8, 16)
+
+    def call() -> None:
+        y = x @ w  # reads 32 + 128, writes 64 numbers of 4 bytes
+        y.view(2, 32).t()  # views are free
+        y.add_(1.0)  # in place: reads and writes 64
+        torch.empty(1000)  # an allocation is free
+
+    counted = operations.count(call)
+    assert dict(counted.operations) == {"mm": 1, "add_": 1}
+    assert counted.bytes["mm"] == 4 * (32 + 128 + 64) == counted.matrix_bytes
+    assert counted.bytes["add_"] == 4 * (64 + 64)
+    assert counted.flops == 2 * 4 * 8 * 16
+
+
+def test_the_backward_pass_is_counted():
+    x = torch.ones(2, 3, 8, 8)
+    w = torch.ones(5, 3, 3, 3, requires_grad=True)
+    counted = operations.count(lambda: F.conv2d(x, w).sum().backward())
+    assert counted.operations["convolution"] == counted.operations["convolution_backward"] == 1
+    assert counted.flops == 2 * (2 * 2 * 5 * 36 * 27)  # forward and the weights' gradient
+
+
+def test_resnet_50_has_its_published_flops():
+    """4.089 giga multiply-adds forward, three times that less the first input's gradient."""
+    config = load_config(ROOT / "resnet" / "configs" / "4x8.toml", resnet.config.Config)
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, input_channels=3),
+        input=dataclasses.replace(config.input, channels=3),
+    )
+    step, update = operations.count_resnet(config, images=1)
+    assert step.flops == pytest.approx(24.30e9, rel=1e-3)
+    assert step.operations["convolution"] == 53
+    assert update.flops == 0
+
+
+def test_updates_are_few_operations_however_many_tensors():
+    config = load_config(ROOT / "resnet" / "configs" / "demo.toml", resnet.config.Config)
+    _, update = operations.count_resnet(config, images=2)
+    arithmetic = sum(n for name, n in update.operations.items() if name.startswith("_foreach"))
+    assert 1 <= arithmetic < 20
+
+
+def test_unpadded_bert_computes_less():
+    config = load_config(ROOT / "bert" / "configs" / "demo.toml", bert.config.Config)
+    batch = make_synthetic_batch(config, 4, torch.device("cpu"))
+    length = config.input.max_sequence_length
+    step, _ = operations.count_bert(config, batch)
+    padded, _ = operations.count_bert(config, pad_batch(batch, length))
+    tokens = batch.input_ids.numel() / (4 * length)
+    assert tokens < 1
+    assert tokens - 0.1 < step.flops / padded.flops < tokens + 0.2
+
+
+def test_the_command_prints_one_json_document(capsys: pytest.CaptureFixture[str]):
+    demo = ROOT / "resnet" / "configs" / "demo.toml"
+    assert operations.main(["--config", str(demo), "--samples", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert 0 < result["peer"] < result["ours"]
+    assert result["ratio"] == pytest.approx(result["peer"] / result["ours"])
+    assert operations.main(["--config", str(demo), "--samples", "2"]) == 0
+    assert "native_batch_norm_backward" in capsys.readouterr().out
