@@ -1,7 +1,8 @@
 """Cost of ResNet's training input: our DALI pipeline against PIL and numpy on the same images.
 
 `python -m perf.resnet_input [--data DIR]` decodes, crops, resizes, mirrors and normalises to
-224 x 224 fp32 on the CPU. It says nothing of a GPU, where nvJPEG and the hardware decoder do this work.
+224 x 224 fp32 on the CPU. It says nothing of a GPU, where nvJPEG and the hardware decoder do this
+work.
 """
 
 from __future__ import annotations
