@@ -28,6 +28,7 @@ SIDE_PIXELS = 224
 # ImageNet's usual size; the noise brings the files to its mean of about 110 kB.
 HEIGHT_PIXELS, WIDTH_PIXELS, NOISE = 375, 500, 14.0
 QUALITY = 92
+MEAN_RGB, STD_RGB = np.asarray(MEAN, np.float32), np.asarray(STD, np.float32)
 
 
 def make_jpeg(generator: np.random.Generator) -> bytes:
@@ -90,7 +91,7 @@ def prepare_with_pil(image: bytes, generator: np.random.Generator) -> np.ndarray
     pixels = np.asarray(resized, dtype=np.float32)
     if generator.random() < 0.5:
         pixels = pixels[:, ::-1]
-    normalised: np.ndarray = (pixels - np.float32(MEAN)) / np.float32(STD)
+    normalised: np.ndarray = (pixels - MEAN_RGB) / STD_RGB
     return normalised
 
 
