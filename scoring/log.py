@@ -24,6 +24,7 @@ FILE_LIMIT_BYTES = 64 << 20
 LINE_LIMIT_BYTES = 1 << 20
 LOG_LINE_LIMIT = 200_000
 NESTING_LIMIT = 32
+DIGIT_LIMIT = 40
 TIME_LIMIT_MS = 10**14
 PROBLEMS_SHOWN = 20
 
@@ -197,7 +198,9 @@ def parse_json(text: bytes) -> Any:
     except UnicodeDecodeError:
         decoded = text.decode("latin-1")
     try:
-        value = json.loads(decoded.strip(), object_pairs_hook=_make_object)
+        value = json.loads(
+            decoded.strip(), object_pairs_hook=_make_object, parse_int=_parse_whole_number
+        )
     except json.JSONDecodeError as error:
         raise LineError(f"not JSON: {error.msg} at character {error.pos + 1}") from None
     except (ValueError, RecursionError):
@@ -205,6 +208,12 @@ def parse_json(text: bytes) -> Any:
     if text.count(b"{") + text.count(b"[") > NESTING_LIMIT and _nests_too_deep(value):
         raise LineError(f"nested deeper than {NESTING_LIMIT}")
     return value
+
+
+def _parse_whole_number(digits: str) -> int:
+    if len(digits) > DIGIT_LIMIT:
+        raise LineError(f"a number of more than {DIGIT_LIMIT} digits")
+    return int(digits)
 
 
 def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ SCORE_WEIGHTS = {"resnet": 7.19, "bert": 9.05}
 
 INITIALISATION_LIMIT_MS = 30 * 60 * 1000
 LARS_FREE_MOMENTUM_BATCH = 32_000
+NUMBER_LIMIT = 10**15
 
 # Every key below must have one value, the same in all runs of a result.
 HYPERPARAMETER_KEYS = {
@@ -65,11 +66,14 @@ def compute_bert_interval_samples(global_batch_size: int) -> int:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Say whether a logged value is a finite number (True and False are none)."""
+    """Say whether a logged value is a number that can be computed with.
+
+    True and False are none, nor are NaN, infinity, and what products would overflow with.
+    """
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
-        and (isinstance(value, int) or math.isfinite(value))
+        and -NUMBER_LIMIT <= value <= NUMBER_LIMIT
     )
 
 

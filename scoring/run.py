@@ -36,6 +36,8 @@ def read_seed(value: Any) -> int | None:
     """Read a logged seed as the stock seed check does: anything that makes a whole number."""
     if isinstance(value, str):
         return int(value) if re.fullmatch(r"\s*[+-]?\d{1,40}\s*", value, re.ASCII) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
     return int(value) if is_number(value) else None
 
 

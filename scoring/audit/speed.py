@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -91,35 +92,41 @@ def _get_logged_throughput(value: Any) -> float | None:
     return None
 
 
+def _get_epoch_times(run: Run, key: str) -> dict[float, float]:
+    """Give the times in ms of epoch_start or epoch_stop by epoch."""
+    return {
+        event.metadata["epoch_num"]: event.time_ms
+        for event in run.get_events(key)
+        if is_number(event.metadata.get("epoch_num"))
+    }
+
+
 def check_epoch_clock(result: Result) -> Iterator[Finding]:
     """Report a logged throughput of a ResNet epoch that its times contradict."""
     if result.benchmark != "resnet":
         return
     for run in result.runs:
-        starts = {
-            e.metadata.get("epoch_num"): e
-            for e in run.get_events("epoch_start")[:10_000]
-            if is_number(e.metadata.get("epoch_num"))
-        }
-        stops = {
-            e.metadata.get("epoch_num"): e
-            for e in run.get_events("epoch_stop")[:10_000]
-            if is_number(e.metadata.get("epoch_num"))
-        }
         size = run.get_value("train_samples")
+        if not is_number(size) or size <= 0:
+            continue
+        batch = run.global_batch_size or 1
+        # An epoch may be rounded up to a full batch.
+        sizes = (size, math.ceil(size / batch) * batch)
+        starts, stops = _get_epoch_times(run, "epoch_start"), _get_epoch_times(run, "epoch_stop")
         for event in run.get_events("tracked_stats"):
             epoch = event.metadata.get("step")
             throughput = _get_logged_throughput(event.value)
-            if not is_number(epoch) or epoch not in starts or epoch not in stops:
+            if throughput is None or not is_number(epoch):
                 continue
-            if throughput is None or not is_number(size) or size <= 0:
+            if epoch not in starts or epoch not in stops:
                 continue
-            seconds = (stops[epoch].time_ms - starts[epoch].time_ms) / 1000
-            stated = size / throughput
-            if abs(seconds - stated) > max(EPOCH_LIMIT * stated, EPOCH_SLACK_SECONDS):
+            seconds = (stops[epoch] - starts[epoch]) / 1000
+            stated = [samples / throughput for samples in sizes]
+            slack = max(EPOCH_LIMIT * stated[0], EPOCH_SLACK_SECONDS)
+            if not stated[0] - slack <= seconds <= stated[1] + slack:
                 message = (
                     f"epoch {epoch:g} is said to run {throughput:.0f} samples/s, which is "
-                    f"{stated:.2f} s, but its times are {seconds:.2f} s apart"
+                    f"{stated[0]:.2f} s, but its times are {seconds:.2f} s apart"
                 )
                 yield run.remark("epoch-clock", message, event)
                 break

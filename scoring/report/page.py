@@ -44,7 +44,8 @@ def _write_body(score: Score) -> Iterator[str]:
             "The procedure is the real one, the figures mean nothing.</small></p>"
         )
     names = " and ".join(NAMES[name] for name in BENCHMARKS if name in score.verdicts)
-    yield f"<h1>MLPerf Training, closed division: {names}</h1>"
+    of = "Demonstration of " if score.profile.demonstration else ""
+    yield f"<h1>{of}MLPerf Training, closed division: {names}</h1>"
     state = ("good", "VALID") if score.valid else ("bad", "NOT VALID")
     yield f'<p class="verdict {state[0]}">{state[1]}</p>'
     yield f"<p>{_summarize(score)}</p>"

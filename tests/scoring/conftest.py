@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from scoring.profile import load_profile
+
 PUBLISHED = Path(__file__).parents[3] / "shared" / "logs"
 START_MS = 1_700_000_000_000
 RESNET_CURVE = (15_000, 22_000, 26_000, 29_000, 32_000, 34_500, 36_400, 37_500, 38_000)
@@ -187,14 +189,23 @@ def encode_line(line):
     return f":::MLLOG {json.dumps(line)}\n".encode()
 
 
+@pytest.fixture(scope="session")
+def make_campaign():
+    """Give a function that makes a valid campaign: 5 and 10 runs on four nodes."""
+
+    def make():
+        counts = {"resnet": 5, "bert": 10}
+        return Campaign(
+            {name: [make_lines(name, i) for i in range(n)] for name, n in counts.items()}
+        )
+
+    return make
+
+
 @pytest.fixture
-def campaign():
-    """Give a valid campaign of both benchmarks: 5 and 10 runs on four nodes."""
-    runs = {
-        benchmark: [make_lines(benchmark, index) for index in range(count)]
-        for benchmark, count in (("resnet", 5), ("bert", 10))
-    }
-    return Campaign(runs)
+def campaign(make_campaign):
+    """Give a valid campaign of both benchmarks."""
+    return make_campaign()
 
 
 @pytest.fixture
@@ -204,12 +215,14 @@ def demonstration():
         {"resnet": [make_lines("resnet", i) for i in range(5)], "bert": []}, system=None
     )
     campaign.runs["bert"] = [make_demonstration_bert(index) for index in range(10)]
+    sizes = load_profile("demo").resnet
     for index, lines in enumerate(campaign.runs["resnet"]):
-        lines.find("train_samples")["value"] = 1440
-        lines.find("eval_samples")["value"] = 480
+        lines.find("train_samples")["value"] = sizes.train_samples
+        lines.find("eval_samples")["value"] = sizes.eval_samples
         lines.drop("tracked_stats")
         for place in range(9):
-            accuracy = (40 * place + 50 + index) / 480
+            share = 0.8 if place == 8 else 0.08 * (place + 1)
+            accuracy = (round(share * sizes.eval_samples) + index) / sizes.eval_samples
             lines.find("eval_accuracy", place)["value"] = accuracy
     for lines in (*campaign.runs["resnet"], *campaign.runs["bert"]):
         lines.insert(0, make_line(lines[0]["time_ms"], "demonstration", True))
@@ -217,14 +230,16 @@ def demonstration():
 
 
 def make_demonstration_bert(index):
-    """Make a BERT log of the demonstration: 128 samples a batch, evaluated every 8192."""
+    """Make a BERT log of the demonstration, with the profile's sizes."""
+    sizes = load_profile("demo").bert
     lines = make_lines("bert", index)
-    lines.find("global_batch_size")["value"] = 128
-    lines.find("eval_samples")["value"] = 512
+    lines.find("global_batch_size")["value"] = 64
+    lines.find("eval_samples")["value"] = sizes.eval_samples
+    interval = sizes.evaluation_interval_samples
     for place in range(17):
         for key in ("eval_start", "eval_stop", "eval_accuracy"):
-            lines.find(key, place)["metadata"]["epoch_num"] = 8192 * (place + 1)
-    lines.find("train_samples")["value"] = 8192 * 17
+            lines.find(key, place)["metadata"]["epoch_num"] = interval * (place + 1)
+    lines.find("train_samples")["value"] = interval * 17
     return lines
 
 

@@ -35,7 +35,7 @@ def test_unknown_names_are_refused(name):
         ("nodes = 4", "", "key nodes is missing"),
         ("nodes = 4", "nodes = 4\nhosts = 4", "key hosts is unknown"),
         ("[bert]", "[brt]", r"no section \[bert\]"),
-        ("eval_samples = 512", "", "key bert.eval_samples is missing"),
+        ("eval_samples = 480", "", "key resnet.eval_samples is missing"),
         ("nodes = 4", "nodes = ", "not valid TOML"),
     ],
 )

@@ -1,11 +1,15 @@
 """The whole score, on published results with known answers and on made-up campaigns."""
 
+import json
 import logging
 import math
+import random
 
 import pytest
 
 from scoring.profile import load_profile
+from scoring.prose import write_prose
+from scoring.report.page import write_page
 from scoring.score import score_folder
 from scoring.stock_process import answer_job
 from scoring.submission import InputError
@@ -245,6 +249,37 @@ def test_demonstration(demonstration, tmp_path):
 def test_real_logs_are_no_demonstration(campaign, tmp_path):
     document = score(campaign.write(tmp_path), "demo").describe()
     assert "not-a-demonstration" in get_rules(document, "error")
+
+
+HOSTILE = (None, True, -1, 0, 0.5, 1e308, -1e308, 10**39, "x", "", "7", [], {}, [[1]], {"a": None})
+
+
+@pytest.mark.parametrize("start", range(4))
+def test_no_damage_to_a_log_stops_the_scoring(campaign, tmp_path, start):
+    generator = random.Random(start)
+    for runs in campaign.runs.values():
+        for run in runs:
+            for line in generator.sample(run, 4):
+                member = generator.choice(("value", "time_ms", "metadata", "key", "epoch_num"))
+                place = line["metadata"] if member == "epoch_num" else line
+                place[member] = generator.choice(HOSTILE)
+    campaign.system.update({key: generator.choice(HOSTILE) for key in campaign.system})
+    result = score(campaign.write(tmp_path))
+    assert '"valid": false' in json.dumps(result.describe(), allow_nan=False)
+    assert "NOT VALID" in write_prose(result)
+    assert "NOT VALID" in write_page(result)
+
+
+@pytest.mark.parametrize("value", HOSTILE, ids=repr)
+def test_no_value_of_a_key_stops_the_scoring(campaign, tmp_path, value):
+    campaign.runs["bert"] = campaign.runs["bert"][:3]
+    keys = {line["key"] for runs in campaign.runs.values() for line in runs[0]}
+    for place, key in enumerate(sorted(keys)):
+        for runs in campaign.runs.values():
+            for line in runs[place % len(runs)]:
+                if line["key"] == key:
+                    line["value"] = value
+    assert json.dumps(score(campaign.write(tmp_path)).describe(), allow_nan=False)
 
 
 def test_rulesets_without_the_benchmark_are_refused(campaign, tmp_path):
