@@ -19,9 +19,10 @@ ALL_ONES = 0xFFFFFFFF
 
 
 def _make_byte_table() -> Words:
-    table = np.arange(256, dtype=np.uint32)
+    table: Words = np.arange(256, dtype=np.uint32)
     for _ in range(8):
-        table = (table >> 1) ^ np.where(table & 1, np.uint32(POLYNOMIAL), np.uint32(0))
+        odd = np.where(table & np.uint32(1), np.uint32(POLYNOMIAL), np.uint32(0))
+        table = (table >> np.uint32(1)) ^ odd
     return table
 
 
@@ -32,7 +33,7 @@ PAIR_TABLE = (_LOW >> 8) ^ BYTE_TABLE[(_LOW ^ (np.arange(1 << 16, dtype=np.uint3
 _PLAIN_TABLE = BYTE_TABLE.tolist()
 
 
-def hash_crc32c(data: bytes | memoryview | npt.NDArray[np.uint8]) -> int:
+def hash_crc32c(data: bytes | bytearray | memoryview | npt.NDArray[np.uint8]) -> int:
     """Return the CRC-32C of bytes."""
     octets = np.frombuffer(data, dtype=np.uint8)
     return _advance(ALL_ONES, octets) ^ ALL_ONES

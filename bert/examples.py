@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bert.tokenization import Tokenizer
 from bert.vocabulary import FIRST, MASK, SEPARATOR, Vocabulary, decode_line
@@ -74,7 +75,7 @@ class Examples:
         return len(self.ends)
 
 
-def shuffle(items: list[int] | list[Document], getrandbits: Callable[[int], int]) -> None:
+def shuffle(items: list[Any], getrandbits: Callable[[int], int]) -> None:
     """Shuffle in place as random.Random.shuffle does, without a call for each draw."""
     top = len(items) - 1
     while top > 0:

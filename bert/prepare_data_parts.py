@@ -181,7 +181,7 @@ def create_data(
         if workers == 1 or len(parts) == 1:
             shards = _make_here(parts, vocabulary, settings)
         else:
-            shards = _Pool(parts, vocab, settings, workers).run()
+            shards = Pool(parts, vocab, settings, workers).run()
         manifest = Manifest(folder, settings, len(vocabulary), vocabulary.md5, tuple(shards))
         write_manifest(manifest)
     return manifest
@@ -207,7 +207,7 @@ def _make_here(parts: list[Part], vocabulary: Vocabulary, settings: ExampleSetti
     return shards
 
 
-class _Pool:
+class Pool:
     """Processes that make one shard each, at most `workers` of them at a time."""
 
     def __init__(
@@ -226,7 +226,7 @@ class _Pool:
         try:
             while waiting or self.running:
                 while waiting and len(self.running) < self.workers:
-                    self._start(waiting.pop())
+                    self.start(waiting.pop())
                 for answers in wait(list(self.running)):
                     self._receive(answers)  # type: ignore[arg-type]
                 self._show()
@@ -237,7 +237,8 @@ class _Pool:
         self.progress.finish(self.progress.total, f"in {len(self.parts)} shards")
         return [shard for shard in self.shards if shard is not None]
 
-    def _start(self, number: int) -> None:
+    def start(self, number: int) -> None:
+        """Start the process of part `number`."""
         answers, answer = self.context.Pipe(duplex=False)
         process = self.context.Process(
             target=_run_part,

@@ -90,7 +90,7 @@ def write_shard(
     digest = hashlib.sha256(index_bytes + gap)
     blocks = [np.concatenate(records[i : i + 4096]) for i in range(0, len(records), 4096)]
     for block in blocks:
-        digest.update(memoryview(block).cast("B"))
+        digest.update(block.data.cast("B"))
     description = {
         "format": "one shard of BERT pre-training examples, un-padded",
         "version": 1,
@@ -115,7 +115,7 @@ def write_shard(
     with write_atomically(path, "wb") as file:
         file.write(head + bytes(align(len(head)) - len(head)) + index_bytes + gap)
         for block in blocks:
-            file.write(memoryview(block).cast("B"))
+            file.write(block.data.cast("B"))
     return description
 
 

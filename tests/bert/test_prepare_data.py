@@ -16,7 +16,7 @@ import pytest
 
 from bert.examples import ExampleSettings
 from bert.prepare_data import describe_data, main, verify_data
-from bert.prepare_data_parts import create_data
+from bert.prepare_data_parts import Pool, create_data, lock_folder, plan_parts
 from bert.prepare_data_picks import choose_rows, pick_evaluation_examples
 from bert.shards import read_manifest
 from harness.commands import InputError
@@ -299,3 +299,26 @@ def test_output_disappears_with_its_reader(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, check=False)
     os.close(write)
     assert b"Traceback" not in done.stderr
+
+
+def test_two_calls_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    vocab, texts = write_vocabulary(tmp_path), write_texts(tmp_path, 1)
+    out = tmp_path / "out"
+    out.mkdir()
+    with lock_folder(out), pytest.raises(InputError, match="is being written by another call"):
+        create_data(texts, vocab, out, SMALL, 1)
+    assert create_data(texts, vocab, out, SMALL, 1).examples > 0
+
+
+def test_a_lost_worker_is_said_and_its_neighbours_stay(tmp_path: Path) -> None:
+    vocab, texts = write_vocabulary(tmp_path), write_texts(tmp_path, 2)
+    out = tmp_path / "out"
+    out.mkdir()
+    pool = Pool(plan_parts(texts, out), vocab, SMALL, 2)
+    pool.start(1)
+    ((_, process),) = pool.running.values()
+    process.kill()
+    with pytest.raises(InputError, match=r"part-1\.txt: the process .* ended with status -9"):
+        pool.run()
+    assert not (out / "manifest.json").exists() and not list(out.glob(".*"))
+    assert not pool.running or not any(p.is_alive() for _, p in pool.running.values())
