@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 from scoring.findings import Finding, quote
@@ -93,10 +92,13 @@ def check_runs_order(result: Result) -> Iterator[Finding]:
     """Report runs that overlap, pauses in which runs may be missing, runs days apart."""
     runs = sorted((run for run in result.runs if run.start), key=_get_span)
     spans = [(run, *_get_span(run)) for run in runs]
-    for (one, _, stop), (other, start, other_stop) in itertools.combinations(spans, 2):
-        if start < stop and other_stop > start:
-            message = f"the run starts before {one.name} stops"
-            yield other.remark("runs-overlap", message, other.start)
+    latest: tuple[float, Run] | None = None
+    for run, start, stop in spans:
+        if latest and start < latest[0]:
+            message = f"the run starts before {latest[1].name} stops"
+            yield run.remark("runs-overlap", message, run.start)
+        if latest is None or stop > latest[0]:
+            latest = (stop, run)
     if not spans:
         return
     days = (spans[-1][1] - spans[0][1]) / (24 * 60 * MINUTE_MS)
@@ -111,8 +113,7 @@ def _find_pause(spans: list[tuple[Run, float, float]], shortest_ms: float) -> It
     latest_stop = spans[0][2]
     widest: tuple[float, Run] | None = None
     for run, start, stop in spans[1:]:
-        launch = min(run.launch_ms, start)
-        gap_ms = launch - latest_stop
+        gap_ms = start - latest_stop
         if gap_ms > shortest_ms > 0 and (widest is None or gap_ms > widest[0]):
             widest = (gap_ms, run)
         latest_stop = max(latest_stop, stop)

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import random
+import re
 
 import pytest
 
@@ -83,6 +84,10 @@ def check_rules(document, entry, ruleset, where):
     for severity in ("error", "warning", "note"):
         expected = set(contract[f"{severity}_rules"])
         assert get_rules(document, severity) == expected, f"{where}: {severity}"
+    for rule, details in entry["flags"].items():
+        named = {file for detail in details for file in re.findall(r"result_\d+\.txt", detail)}
+        found = {f["file"] for f in document["findings"] if f["rule"] == rule}
+        assert not named or found == {f"{entry['benchmark']}/{file}" for file in named}, where
 
 
 def check_latency(document, entry, ruleset, where):
