@@ -88,7 +88,7 @@ class TrainingInput:
     def indices(self, micro_batch: int) -> np.ndarray:
         """The samples of this rank's micro-batch number `micro_batch`, (local_batch,) int64."""
         first = micro_batch * self._stride + self._first
-        return self.order(np.arange(first, first + self._count))
+        return self.order(first, self._count)
 
     def _make_batches(self) -> None:
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from bert.checkpoint import read_state
+from bert.checkpoint import read_checkpoint
 from bert.config import TARGET_ACCURACY, Config
 from bert.data import EvaluationInput, TrainingInput
 from bert.evaluate import evaluate
@@ -179,7 +179,7 @@ def build_step(
     seed: int,
 ) -> TrainingStep:
     """Load the initial checkpoint into the model, and warm up with the state restored."""
-    state = look_before(ranks, lambda: read_state(checkpoint))
+    state = look_before(ranks, lambda: read_checkpoint(checkpoint, config.model))
     step = TrainingStep(config, device, ranks.world_size, state)
     if config.evaluation.log_weights:
         for name, _ in step.model.named_parameters():

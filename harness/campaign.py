@@ -151,21 +151,21 @@ def judge(system: System, results: Results) -> int:
     """Score the logs, write score.json and report.html, print R, B and the score last."""
     score_file, report = results.folder / "score.json", results.folder / "report.html"
     profile = ["--rfp", system.campaign.profile]
-    scoring = [sys.executable, "-m", "scoring"]
-    scored = subprocess.run(
-        [*scoring, "score", str(results.folder), *profile, "--json"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if scored.returncode not in (GOOD, NOT_GOOD):
-        raise InputError(f"the logs could not be scored: {scored.stderr.strip()}")
+    scored = run_scoring(["score", str(results.folder), *profile, "--json"])
     with write_atomically(score_file) as file:
         file.write(scored.stdout)
-    subprocess.run(
-        [*scoring, "report", str(results.folder), *profile, "--output", str(report)],
-        cwd=ROOT, check=True, stdout=sys.stderr,
-    )  # fmt: skip
+    run_scoring(["report", str(results.folder), *profile, "--output", str(report)])
     print_summary(json.loads(scored.stdout), score_file, report)
     return scored.returncode
+
+
+def run_scoring(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run the scoring tool as its user would. Raises InputError where it cannot do its work."""
+    command = [sys.executable, "-m", "scoring", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode not in (GOOD, NOT_GOOD):
+        raise InputError(f"scoring {arguments[0]} failed: {done.stderr.strip()}")
+    return done
 
 
 def print_summary(score: dict[str, object], score_file: Path, report: Path) -> None:

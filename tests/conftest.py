@@ -1,0 +1,115 @@
+"""Small data and small systems on which the real trainers run within seconds."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SEED = 5
+
+
+@dataclass(frozen=True)
+class Kit:
+    """A system file with its own configurations and data, changed at will by a test."""
+
+    folder: Path
+    system: Path
+    resnet_config: Path
+    bert_config: Path
+    resnet_data: Path
+    bert_data: Path
+
+    def change(self, file: Path, *pairs: tuple[str, str]) -> None:
+        """Replace texts in a file, each of which must be there."""
+        text = file.read_text()
+        for old, new in pairs:
+            assert old in text, old
+            text = text.replace(old, new, 1)
+        file.write_text(text)
+
+    def launch(self, benchmark: str, timeout: float = 120) -> tuple[int, str, Path]:
+        """Start one run of a benchmark on all ranks; returns status, output and the log's path."""
+        log = self.folder / f"{benchmark}.log"
+        command = [sys.executable, "-m", "harness.launch", "--system", str(self.system)]
+        command += ["--benchmark", benchmark, "--log", str(log)]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        return done.returncode, done.stdout + done.stderr, log
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """resnet/ (96 + 42 images of 3 classes) and bert/ (text of 40 documents), prepared."""
+    from bert import prepare_data as prepare_bert
+    from bert.config import Config
+    from demo.images import make_images
+    from demo.initial_checkpoint import make_initial_checkpoint
+    from demo.text import make_text, make_vocabulary
+    from harness.config import load_config
+    from resnet import prepare_data as prepare_resnet
+
+    folder = tmp_path_factory.mktemp("small")
+    make_images(folder / "jpeg", SEED, 96, 42, 3)
+    arguments = ["pack", "--train", folder / "jpeg" / "train", "--val", folder / "jpeg" / "val"]
+    arguments += ["--output", folder / "resnet", "--shards", 2, "--seed", SEED]
+    assert prepare_resnet.main([str(argument) for argument in arguments]) == 0
+    make_vocabulary(folder / "vocab.txt")
+    (folder / "bert").mkdir()
+    for name, documents in (("train", 40), ("eval", 6)):
+        make_text(folder / f"{name}.txt", SEED, documents)
+        arguments = ["create", "--vocab", folder / "vocab.txt", "--max-seq-length", 64]
+        arguments += ["--max-predictions-per-seq", 10, "--output", folder / "bert" / name]
+        assert prepare_bert.main([*map(str, arguments), str(folder / f"{name}.txt")]) == 0
+    config = load_config(ROOT / "bert" / "configs" / "demo.toml", Config)
+    file = folder / "bert" / "initial.safetensors"
+    make_initial_checkpoint(config, folder / "bert" / "train", file, SEED, updates=2)
+    return folder
+
+
+@pytest.fixture
+def kit(tmp_path: Path, small_data: Path) -> Kit:
+    """A system of four CPU ranks whose runs end at their first evaluation, target missed."""
+    folder = tmp_path / "kit"
+    folder.mkdir()
+    files = {
+        "system": folder / "small.toml",
+        "resnet_config": folder / "resnet.toml",
+        "bert_config": folder / "bert.toml",
+    }
+    shutil.copy(ROOT / "systems" / "demo.toml", files["system"])
+    shutil.copy(ROOT / "resnet" / "configs" / "demo.toml", files["resnet_config"])
+    shutil.copy(ROOT / "bert" / "configs" / "demo.toml", files["bert_config"])
+    kit = Kit(folder, **files, resnet_data=folder / "resnet", bert_data=folder / "bert")
+    shutil.copytree(small_data / "resnet", kit.resnet_data)
+    shutil.copytree(small_data / "bert", kit.bert_data)
+    kit.change(
+        kit.system,
+        ('name = "demo"', 'name = "small"'),
+        ('"resnet/configs/demo.toml"', f'"{kit.resnet_config}"'),
+        ('"bert/configs/demo.toml"', f'"{kit.bert_config}"'),
+        ('"data/demo/resnet"', f'"{kit.resnet_data}"'),
+        ('"data/demo/bert"', f'"{kit.bert_data}"'),
+        ('"data/demo/bert/initial.safetensors"', f'"{kit.bert_data}/initial.safetensors"'),
+        ('make_data = ["demo"]', "make_data = []"),
+    )
+    kit.change(
+        kit.resnet_config,
+        ("classes = 12", "classes = 3"),
+        ("crop_size = 64", "crop_size = 32"),
+        ("resize_shorter = 73", "resize_shorter = 36"),
+        ("first_epoch = 3", "first_epoch = 2"),
+        ("decay_epochs = 18", "decay_epochs = 2"),
+    )
+    kit.change(
+        kit.bert_config,
+        ("interval_samples = 1024", "interval_samples = 256"),
+        ("training_steps = 192", "training_steps = 8"),
+    )
+    return kit
