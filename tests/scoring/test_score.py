@@ -256,10 +256,10 @@ def test_real_logs_are_no_demonstration(campaign, tmp_path):
     assert "not-a-demonstration" in get_rules(document, "error")
 
 
-HOSTILE = (None, True, -1, 0, 0.5, 1e308, -1e308, 10**39, "x", "", "7", [], {}, [[1]], {"a": None})
+HOSTILE = (None, True, -1, 0, 1e308, 10**39, "x", "7", [], {"a": [None]})
 
 
-@pytest.mark.parametrize("start", range(4))
+@pytest.mark.parametrize("start", range(3))
 def test_no_damage_to_a_log_stops_the_scoring(campaign, tmp_path, start):
     generator = random.Random(start)
     for runs in campaign.runs.values():
