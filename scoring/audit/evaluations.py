@@ -70,7 +70,7 @@ def _check_epochs(result: Result, run: Run) -> Iterator[Finding]:
         wanted = first + interval * place
         if evaluation.point != wanted or not 1 <= first <= interval or first != int(first):
             message = (
-                f"evaluated after epoch {evaluation.point:g}; the rule asks for every "
+                f"evaluated after epoch {evaluation.point:g}; asked for is every "
                 f"{interval} epochs, the first after epoch 1 to {interval}"
             )
             yield run.remark("cadence-resnet", message, evaluation.event)
@@ -89,14 +89,14 @@ def _check_samples(result: Result, run: Run) -> Iterator[Finding]:
     count, last = len(evaluations), evaluations[-1]
     mean = last.point / count
     if abs(last.point - count * interval) > max(0.01 * count * interval, batch):
-        message = f"evaluated every {mean:.0f} samples on average; the rule asks for {interval}"
+        message = f"evaluated every {mean:.0f} samples on average, {interval} are asked for"
         yield run.remark("cadence-bert", message, last.event)
         return
     before = 0.0
     for evaluation in evaluations:
         distance = evaluation.point - before
         if abs(distance - interval) > 0.03 * interval + 2 * batch:
-            message = f"{distance:.0f} samples to this evaluation; the rule asks for {interval}"
+            message = f"{distance:.0f} samples to this evaluation, {interval} are asked for"
             yield run.remark("cadence-bert", message, evaluation.event)
             return
         before = evaluation.point

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scoring.audit.speed import compute_samples_per_second
+from scoring.convergence import Reference
 from scoring.report.picture import make_figure
 from scoring.report.timeline import measure_timeline
 from scoring.rules import TARGETS
@@ -109,58 +110,24 @@ def draw_convergence(verdict: Verdict) -> Figure:
     """Draw where the runs converged against the reference points and the smallest mean."""
     figure = make_figure()
     axes = _get_axes(figure)
-    convergence, reference = verdict.convergence, verdict.convergence.reference
+    reference = verdict.convergence.reference
     ours = [run.convergence_point for run in verdict.members if run.convergence_point is not None]
     rows: list[tuple[str, Any, str]] = [("runs", ours, BLUE)]
-    if reference and reference.points:
+    if reference:
         rows.append(("reference", reference.points, GRAY))
-    elif reference:
-        low, high = reference.mean - reference.deviation, reference.mean + reference.deviation
-        axes.plot(
-            [_scale_point(verdict, low), _scale_point(verdict, high)],
-            [1, 1],
-            color=GRAY,
-            linewidth=7,
-            solid_capstyle="round",
-            alpha=0.6,
-        )
-        axes.plot([_scale_point(verdict, reference.mean)], [1], "|", color="#475467", markersize=16)
-        rows.append(("reference", [], GRAY))
+        if not reference.points:
+            _draw_deviation(axes, verdict, reference)
     for row, (_, points, color) in enumerate(rows):
-        for place, point in enumerate(_spread(points)):
+        for point, height in _spread(points):
             axes.plot(
-                _scale_point(verdict, point[0]),
-                row + point[1],
+                _scale_point(verdict, point),
+                row + height,
                 "o",
                 color=color,
                 markersize=4,
                 alpha=0.85,
-                gid=f"point{row}-{place}",
             )
-    if convergence.mean is not None:
-        axes.plot(
-            [_scale_point(verdict, convergence.mean)],
-            [-0.32],
-            "^",
-            color=BLUE,
-            markersize=7,
-            label="mean of the runs",
-        )
-    if reference:
-        axes.axvline(
-            _scale_point(verdict, reference.mean),
-            color="#475467",
-            linewidth=1,
-            linestyle="dashed",
-            label="reference mean",
-        )
-    if convergence.minimum_mean is not None:
-        axes.axvline(
-            _scale_point(verdict, convergence.minimum_mean),
-            color=RED,
-            linewidth=1.2,
-            label="smallest allowed mean",
-        )
+    _draw_means(axes, verdict)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.set_ylim(-0.6, len(rows) + 0.1)
     axes.set_xlabel(f"{_name_point(verdict)} to converge")
@@ -168,6 +135,28 @@ def draw_convergence(verdict: Verdict) -> Figure:
     if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, 1.24))
     return figure
+
+
+def _draw_deviation(axes: Axes, verdict: Verdict, reference: Reference) -> None:
+    """Draw an interpolated reference, which has no points: its mean and one deviation."""
+    ends = (reference.mean - reference.deviation, reference.mean + reference.deviation)
+    places = [_scale_point(verdict, end) for end in ends]
+    axes.plot(places, [1, 1], color=GRAY, linewidth=7, solid_capstyle="round", alpha=0.6)
+    mean = _scale_point(verdict, reference.mean)
+    axes.plot([mean], [1], "|", color="#475467", markersize=16)
+
+
+def _draw_means(axes: Axes, verdict: Verdict) -> None:
+    convergence, reference = verdict.convergence, verdict.convergence.reference
+    if convergence.mean is not None:
+        mean = _scale_point(verdict, convergence.mean)
+        axes.plot([mean], [-0.32], "^", color=BLUE, markersize=7, label="mean of the runs")
+    if reference:
+        mean = _scale_point(verdict, reference.mean)
+        axes.axvline(mean, color="#475467", linewidth=1, linestyle="dashed", label="reference mean")
+    if convergence.minimum_mean is not None:
+        minimum = _scale_point(verdict, convergence.minimum_mean)
+        axes.axvline(minimum, color=RED, linewidth=1.2, label="smallest allowed mean")
 
 
 def _spread(points: Any) -> list[tuple[float, float]]:
