@@ -71,7 +71,8 @@ def train(run: Run) -> bool:
             update += 1
             progress.samples += config.batch.global_batch_size
         samples = progress.samples
-        clock.log("tracked_stats", {"throughput": progress.rate()}, {"step": samples})
+        clock.log("tracked_stats", {"throughput": progress.lap_rate()}, {"step": samples})
+        progress.start_lap()
         clock.start_evaluation(samples)
         accuracy = evaluate(step, run.evaluation, run.evaluation_samples, run.ranks.world_size)
         reached = clock.stop_evaluation(samples, accuracy)

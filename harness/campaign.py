@@ -174,7 +174,8 @@ def print_summary(score: dict[str, object], score_file: Path, report: Path) -> N
     assert isinstance(findings, list)
     for finding in findings:
         if finding["severity"] != "note":
-            print(f"{finding['severity']}: {finding['message']}", file=sys.stderr)
+            where = ":".join(str(finding[key]) for key in ("file", "line") if finding[key])
+            print(f"{finding['severity']}: {where} {finding['message']}", file=sys.stderr)
     print(f"report: {report}\nscore file: {score_file}")
     if score["profile"] == "demo":
         print("DEMONSTRATION: tiny models and made data; no figure below says anything of MLPerf")

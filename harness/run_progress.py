@@ -35,6 +35,7 @@ class RunProgress:
     def start(self) -> None:
         """Start reporting; call it when the clock starts."""
         self._start_seconds = time.monotonic()
+        self.start_lap()
         if self._thread is not None:
             self._thread.start()
 
@@ -43,6 +44,18 @@ class RunProgress:
         self._ended.set()
         if self._thread is not None and self._thread.is_alive():
             self._thread.join()
+
+    def start_lap(self) -> None:
+        """Measure the next `lap_rate` from here."""
+        self._lap_seconds, self._lap_samples = time.monotonic(), self.samples
+
+    def lap_seconds(self) -> float:
+        """Seconds since `start_lap`."""
+        return max(time.monotonic() - self._lap_seconds, 1e-9)
+
+    def lap_rate(self) -> float:
+        """Samples a second of all ranks since `start_lap`."""
+        return (self.samples - self._lap_samples) / self.lap_seconds()
 
     def rate(self) -> float:
         """Samples a second of all ranks since the start, evaluations included."""

@@ -67,6 +67,7 @@ def train(run: Run) -> bool:
         while epoch < evaluation_epoch:
             epoch += 1
             clock.start_epoch(epoch)
+            progress.start_lap()
             for _ in range(run.steps_per_epoch):
                 for _ in range(config.batch.gradient_accumulation_steps):
                     step.accumulate(*run.training.next())
@@ -74,7 +75,8 @@ def train(run: Run) -> bool:
                 update += 1
                 progress.samples += config.batch.global_batch_size
             clock.stop_epoch(epoch)
-            clock.log("tracked_stats", {"throughput": progress.rate()}, {"step": epoch})
+            rate = run.manifest.train.images / progress.lap_seconds()
+            clock.log("tracked_stats", {"throughput": rate}, {"step": epoch})
         clock.start_evaluation(epoch)
         images = run.manifest.val.images
         accuracy = evaluate(step, run.validation, images, run.ranks.world_size)
