@@ -1,10 +1,13 @@
 """Profiles are strict data files."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from scoring.profile import FOLDER, ProfileError, list_profiles, load_profile
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_shipped_profiles():
@@ -18,6 +21,12 @@ def test_shipped_profiles():
         assert profile.rcp_test and not profile.demonstration
     demo = load_profile("demo")
     assert demo.demonstration and not demo.rcp_test
+
+
+def test_the_demonstration_is_judged_by_the_interval_it_trains_with():
+    config = ROOT / "bert" / "configs" / "demo.toml"
+    interval = load_profile("demo").bert.evaluation_interval_samples
+    assert f"interval_samples = {interval}\n" in config.read_text()
 
 
 @pytest.mark.parametrize("name", ["nothing", "../profiles/demo", "", "demo.toml"])
