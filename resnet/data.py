@@ -145,13 +145,18 @@ class TrainingInput(_Input):
         self.seed = mix_seed(seed, rank)
         self.batches = 0
 
-    def open(self) -> None:
-        """Build the pipeline. No data is read before the first `next()`."""
+    def prepare(self) -> None:
+        """Build the pipeline, its threads and buffers; nothing of the data is opened."""
         from resnet.pipelines import build_training
 
         self._pipeline = build_training(
             self.records, self.options, self.local_batch, self.seed, self._place()
         )
+
+    def open(self) -> None:
+        """Build the pipeline if `prepare` has not. No data is read before the first `next()`."""
+        if self._pipeline is None:
+            self.prepare()
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the next batch.
@@ -205,19 +210,26 @@ class EvaluationInput(_Input):
         self.padded_batches = -(-longest // local_batch)
         self._position = 0
 
-    def open(self) -> None:
-        """Build the pipeline and check that index and manifest count the same images.
+    def prepare(self) -> None:
+        """Build the pipeline, its threads and buffers; nothing of the data is opened."""
+        from resnet.pipelines import build_evaluation
 
-        Raises InputError where they do not.
-        """
-        from resnet.pipelines import READER, build_evaluation
-
-        if self.images == 0:
-            return
         self._position = 0
         self._pipeline = build_evaluation(
             self.records, self.options, self.local_batch, self._place()
         )
+
+    def open(self) -> None:
+        """Open the data and check that index and manifest count the same images.
+
+        Builds the pipeline if `prepare` has not. Raises InputError where the counts differ.
+        """
+        from resnet.pipelines import READER
+
+        if self.images == 0:
+            return
+        if self._pipeline is None:
+            self.prepare()
         try:
             found = self._pipeline.reader_meta(READER)["epoch_size"]
         except RuntimeError as error:

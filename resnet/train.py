@@ -138,6 +138,8 @@ def build(
     data_seed = derive_seed(seed, "data", ranks.rank)
     training = TrainingInput(manifest, config.input, *place, seed=data_seed, device=device)
     validation = EvaluationInput(manifest, config.input, *place, device=device)
+    training.prepare()
+    validation.prepare()
     epochs = resnet_evaluation_epochs(
         config.evaluation.first_epoch, EVALUATION_PERIOD_EPOCHS, optimizer.decay_epochs
     )

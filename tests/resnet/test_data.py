@@ -140,10 +140,13 @@ def list_open_files(folder: Path) -> list[str]:
 
 
 def test_nothing_of_the_data_is_open_before_the_first_batch(tmp_path: Path) -> None:
-    """The clock starts before the data is touched: open() builds, next() reads."""
+    """The clock starts before the data is touched: prepare() builds, next() reads."""
     make_data(tmp_path)
     manifest = read_manifest(tmp_path / "data")
     training = TrainingInput(manifest, OPTIONS, 0, 2, 4, 1, "cpu")
+    validation = EvaluationInput(manifest, OPTIONS, 0, 2, 4, "cpu")
+    training.prepare()
+    validation.prepare()
     assert list_open_files(tmp_path) == []
     training.open()
     assert list_open_files(tmp_path) == []
