@@ -165,6 +165,7 @@ def _write_convergence(verdict: Verdict) -> Iterator[str]:
         ("smallest allowed mean", _format(convergence.minimum_mean)),
         ("scaling factor", _format(convergence.scaling_factor, 6)),
     ]
+    rows = rows if reference else rows[:1]
     yield '<h3>Convergence test</h3><table class="names"><tbody>'
     for name, text in rows:
         yield f"<tr><th>{clean(name)}</th><td>{clean(text)}</td></tr>"

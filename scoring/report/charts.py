@@ -91,19 +91,30 @@ def draw_accuracies(verdict: Verdict) -> Figure:
     )
     axes.set_xlabel(_name_point(verdict))
     axes.set_ylabel("accuracy")
-    lowest = min((e.accuracy for run in verdict.result.runs for e in run.evaluations), default=0)
-    axes.set_ylim(max(0.0, lowest - 0.02), target + 0.04)
+    accuracies = [e.accuracy for run in verdict.result.runs for e in run.evaluations]
+    lowest, highest = min(accuracies, default=0.0), max(accuracies, default=0.0)
+    axes.set_ylim(max(0.0, lowest - 0.02), min(1.0, max(target, highest)) + 0.03)
     if len(verdict.result.runs) <= 12:
         axes.legend(title="run", ncols=2, loc="lower right", title_fontsize=8)
     return figure
 
 
+def _get_unit(verdict: Verdict) -> tuple[float, str]:
+    """Give what evaluation points are divided by, and the unit's name."""
+    if verdict.result.benchmark == "resnet":
+        return 1.0, "epochs"
+    points = [run.evaluations_by_point[-1].point for run in verdict.result.runs if run.evaluations]
+    if max(points, default=0) < 1e5:
+        return 1.0, "samples"
+    return 1e6, "million samples"
+
+
 def _scale_point(verdict: Verdict, point: float) -> float:
-    return point if verdict.result.benchmark == "resnet" else point / 1e6
+    return point / _get_unit(verdict)[0]
 
 
 def _name_point(verdict: Verdict) -> str:
-    return "epochs" if verdict.result.benchmark == "resnet" else "million samples"
+    return _get_unit(verdict)[1]
 
 
 def draw_convergence(verdict: Verdict) -> Figure:
