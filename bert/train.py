@@ -23,6 +23,7 @@ from bert.step import TrainingStep
 from harness.commands import GOOD, NOT_GOOD, InputError, Parser
 from harness.config import load_config, logged_values
 from harness.process_group import join, select_device, synchronize
+from harness.provenance import log_provenance
 from harness.ranks import Ranks, find_ranks
 from harness.run_progress import RunProgress
 from harness.runclock import RunClock
@@ -113,6 +114,7 @@ def prepare(options: argparse.Namespace) -> Run:
     clock = RunClock(ranks, options.log, TARGET_ACCURACY, lambda: synchronize(device))
     if system.campaign.profile == "demo":
         clock.log("demonstration", True)
+    log_provenance(clock, "bert", system, ranks)
     clock.log_cache_clear(caches)
     clock.start_init()
     clock.log_submission("bert", system.submission)

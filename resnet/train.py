@@ -16,6 +16,7 @@ import torch
 from harness.commands import GOOD, NOT_GOOD, Parser
 from harness.config import load_config, logged_values
 from harness.process_group import join, select_device, synchronize
+from harness.provenance import log_provenance
 from harness.ranks import Ranks, find_ranks
 from harness.run_progress import RunProgress
 from harness.runclock import RunClock
@@ -115,6 +116,7 @@ def build(
     clock.log_submission("resnet", system.submission)
     if system.campaign.profile == "demo":
         clock.log("demonstration", True)
+    log_provenance(clock, "resnet", system, ranks)
     clock.log_cache_clear(caches)
     clock.start_init()
     seed = draw_seed(ranks)

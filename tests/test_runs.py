@@ -14,7 +14,8 @@ from tests.conftest import ROOT, Kit
 
 RESNET_ORDER = (
     "submission_benchmark", "submission_org", "submission_division", "submission_status",
-    "submission_platform", "demonstration", "cache_clear", "init_start", "seed",
+    "submission_platform", "demonstration", "number_of_nodes", "source_sha256", "cache_clear",
+    "init_start", "seed",
     "global_batch_size", "model_bn_span", "gradient_accumulation_steps",
     "lars_opt_base_learning_rate", "lars_opt_end_learning_rate",
     "lars_opt_learning_rate_decay_poly_power", "lars_opt_learning_rate_warmup_epochs",
@@ -25,7 +26,8 @@ RESNET_ORDER = (
     "run_stop",
 )  # fmt: skip
 BERT_ORDER = (
-    "demonstration", "cache_clear", "init_start", "submission_benchmark", "submission_org",
+    "demonstration", "number_of_nodes", "source_sha256", "cache_clear", "init_start",
+    "submission_benchmark", "submission_org",
     "submission_division", "submission_status", "submission_platform", "seed",
     "max_sequence_length", "max_predictions_per_seq", "global_batch_size", "d_batch_size",
     "gradient_accumulation_steps", "opt_base_learning_rate", "opt_learning_rate_training_steps",
