@@ -110,6 +110,6 @@ def kit(tmp_path: Path, small_data: Path) -> Kit:
     kit.change(
         kit.bert_config,
         ("interval_samples = 1024", "interval_samples = 256"),
-        ("training_steps = 192", "training_steps = 8"),
+        ("training_steps = 256", "training_steps = 8"),
     )
     return kit

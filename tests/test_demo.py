@@ -65,7 +65,7 @@ def test_nothing_is_reached_without_a_learning_rate(
         },
         "bert": {
             "base_learning_rate = 0.01": "base_learning_rate = 0.0",
-            "_steps = 192": "_steps = 48",
+            "_steps = 256": "_steps = 48",
         },
     }
     for old, new in changes[benchmark].items():

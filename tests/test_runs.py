@@ -193,3 +193,47 @@ def test_sixteen_bit_formats_run(kit: Kit, format_and_scale: tuple[str, float]) 
     assert status == 1, output
     values = [e["value"] for e in read_events(log) if e["key"] == "eval_accuracy"]
     assert all(0.0 < value < 1.0 for value in values)
+
+
+GOLDEN = ROOT.parent / "shared" / "golden" / "bert"
+
+
+@pytest.mark.skipif(
+    not GOLDEN.is_dir(), reason="the golden data does not stand beside the checkout"
+)
+def test_the_trainer_takes_steps_on_real_wikipedia_text(kit: Kit) -> None:
+    """Real text and vocabulary, prepared as Wikipedia is, at the real lengths; a small model."""
+    from bert import prepare_data
+    from bert.config import Config
+    from demo.initial_checkpoint import make_initial_checkpoint
+    from harness.config import load_config
+
+    data = kit.folder / "wikipedia"
+    data.mkdir()
+    shape = ["--vocab", str(GOLDEN / "vocab.txt")]
+    text = str(GOLDEN / "sample_text.txt")
+    assert prepare_data.main(["create", *shape, "--output", str(data / "train"), text]) == 0
+    arguments = ["pick", str(data / "train"), str(data / "eval"), "--samples", "50"]
+    assert prepare_data.main(arguments) == 0
+    kit.change(
+        kit.bert_config,
+        ("vocabulary_size = 161", "vocabulary_size = 30522"),
+        ("positions = 64", "positions = 512"),
+        ("max_sequence_length = 64", "max_sequence_length = 512"),
+        ("max_predictions_per_sequence = 10", "max_predictions_per_sequence = 76"),
+        ("global_batch_size = 64", "global_batch_size = 16"),
+        ("local_batch_size = 16", "local_batch_size = 4"),
+        ("interval_samples = 256", "interval_samples = 32"),
+        ("training_steps = 8", "training_steps = 4"),
+    )
+    kit.change(kit.system, (f'"{kit.bert_data}"', f'"{data}"'))
+    kit.change(kit.system, (f"{kit.bert_data}/initial", f"{data}/initial"))
+    config = load_config(kit.bert_config, Config)
+    make_initial_checkpoint(config, data / "train", data / "initial.safetensors", 1, updates=1)
+    status, output, log = kit.launch("bert")
+    assert status == 1, output
+    events = read_events(log)
+    points = [e["metadata"]["epoch_num"] for e in events if e["key"] == "eval_accuracy"]
+    assert points == [32, 64]
+    assert all(0 <= e["value"] < 0.72 for e in events if e["key"] == "eval_accuracy")
+    assert [e["value"] for e in events if e["key"] == "eval_samples"] == [50]
