@@ -1,0 +1,124 @@
+"""Exit statuses and sentences of every command, and no traceback for what a user did."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from harness.commands import InputError, Parser, describe_os_error, run_command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def leave(main: Callable[[Sequence[str]], int], monkeypatch: pytest.MonkeyPatch) -> object:
+    monkeypatch.setattr(sys, "argv", ["command", "first", "second"])
+    with pytest.raises(SystemExit) as caught:
+        run_command(main)
+    return caught.value.code
+
+
+def raises(error: BaseException) -> Callable[[Sequence[str]], int]:
+    def main(arguments: Sequence[str]) -> int:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize("status", [0, 1, 2])
+def test_the_status_of_main_is_that_of_the_process(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Sequence[str]] = []
+
+    def main(arguments: Sequence[str]) -> int:
+        seen.append(arguments)
+        return status
+
+    assert leave(main, monkeypatch) == status
+    assert seen == [["first", "second"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (InputError("file.toml: no"), 2, "error: file.toml: no"),
+        (
+            FileNotFoundError(errno.ENOENT, "x", "/no/file"),
+            2,
+            "error: cannot use /no/file: no such file or folder",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_one_sentence(
+    error: BaseException,
+    status: int,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert leave(raises(error), monkeypatch) == status
+    written = capsys.readouterr()
+    assert (written.out, written.err) == ("", f"{line}\n")
+
+
+def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(ZeroDivisionError):
+        run_command(raises(ZeroDivisionError("defect")))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "x", "/disk/file"), "/disk/file: no space left on the disk"),
+        (OSError(errno.EACCES, "x", "/root/file"), "/root/file: permission denied"),
+        (OSError(errno.EROFS, "x"), "cannot use: the file system is read-only"),
+        (OSError(errno.ENOTDIR, "x", "/a/b"), "a folder is wanted"),
+        (OSError(errno.ELOOP, "Too many levels", "/l"), "/l: Too many levels"),
+        (OSError("no number"), "no number"),
+    ],
+)
+def test_os_errors_say_what_to_do(error: OSError, words: str) -> None:
+    sentence = describe_os_error(error)
+    assert words in sentence and "\n" not in sentence
+
+
+def test_a_wrong_call_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = Parser(prog="python -m thing")
+    parser.add_argument("--count", type=int, required=True)
+    for arguments in ([], ["--count", "x"], ["--count", "1", "--unknown"]):
+        with pytest.raises(SystemExit) as caught:
+            parser.parse_args(arguments)
+        assert caught.value.code == 2
+        written = capsys.readouterr()
+        assert written.out == "" and len(written.err.splitlines()) == 1
+        assert written.err.startswith("python -m thing: ") and "--help" in written.err
+
+
+PROGRAM = """
+from harness.commands import run_command
+def main(arguments):
+    for number in range(100_000):
+        print("line", number)
+    return 1
+run_command(main)
+"""
+
+
+def test_a_reader_that_goes_away_is_no_fault() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == "line 0\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0
