@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 
 from harness.caches import clear_caches
-from harness.commands import NOT_GOOD, UNUSABLE, InputError, describe_os_error
+from harness.commands import INTERRUPTED, NOT_GOOD, UNUSABLE, InputError, describe_os_error
 from harness.process_group import end_all_ranks
 from harness.ranks import Launcher, Ranks, SharedFault, read_launcher
 from harness.systems import System
@@ -29,17 +29,21 @@ def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:
         status = main(sys.argv[1:])
         if dist.is_initialized():
             dist.destroy_process_group()
+    except SystemExit:
+        raise  # argparse has said what it had to, the same on every rank
     except (InputError, OSError) as error:
         sentence = describe_os_error(error) if isinstance(error, OSError) else str(error)
-        _leave(sentence, shared=isinstance(error, SharedFault))
-    except BaseException:  # noqa: BLE001  also interrupts: the other ranks must not wait for this one
+        _leave(f"error: {sentence}", UNUSABLE, shared=isinstance(error, SharedFault))
+    except KeyboardInterrupt:
+        _leave("interrupted", INTERRUPTED, shared=False)
+    except BaseException:  # noqa: BLE001  whatever it is, the other ranks must not wait for this one
         traceback.print_exc()
-        _leave(None, shared=False)
+        _leave(None, NOT_GOOD, shared=False)
     sys.stdout.flush()
     raise SystemExit(status)
 
 
-def _leave(sentence: str | None, shared: bool) -> NoReturn:
+def _leave(sentence: str | None, status: int, shared: bool) -> NoReturn:
     try:
         launcher = read_launcher(os.environ)
     except InputError:
@@ -47,8 +51,7 @@ def _leave(sentence: str | None, shared: bool) -> NoReturn:
     # Before MPI is up every rank has read the same files and found the same fault.
     shared = shared or "mpi4py.MPI" not in sys.modules
     if sentence is not None and (launcher.rank == 0 or not shared):
-        print(f"error: {sentence}", file=sys.stderr)
-    status = UNUSABLE if sentence is not None else NOT_GOOD
+        print(sentence, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if not shared and launcher.world_size != 1:
