@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from harness.commands import InputError
 from harness.progress import Progress
 
 WARMUP_STEPS = 3
@@ -59,7 +60,9 @@ def describe_device(device: torch.device) -> str:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device a probe asks for, or the GPU where there is one."""
+    """The device a probe asks for, or the GPU where there is one. Raises InputError without it."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no GPU here (singularity --nv?)")
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
