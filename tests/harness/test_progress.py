@@ -58,9 +58,7 @@ def test_a_terminal_shows_one_line_redrawn(clock: Clock) -> None:
     assert screen.getvalue() == ""
     clock.now += 1.6
     work.update(500)
-    assert screen.getvalue() == (
-        "\r\x1b[Kpacking: 500/2,000 images (25 %), 250 images/s, 6 s left"
-    )
+    assert screen.getvalue() == ("\r\x1b[Kpacking: 500/2,000 images (25 %), 250 images/s, 6 s left")
     clock.now += 0.2
     work.update(550)
     clock.now += 5.8

@@ -1,0 +1,285 @@
+"""Parts of the campaign by themselves: what is shown, kept and told, without a trainer.
+
+tests/test_campaign.py runs whole campaigns.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness import campaign
+from harness.campaign import (
+    Relay,
+    describe_settings,
+    make_data,
+    parse_arguments,
+    print_commands,
+    print_summary,
+    run_benchmark,
+    run_once,
+    settings_of,
+)
+from harness.commands import InputError
+from harness.results import Results
+from harness.systems import System, load_system
+
+DEMO = campaign.SYSTEMS / "demo.toml"
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_progress_in_place() -> None:
+    screen, file = Screen(), io.StringIO()
+    relay = Relay(screen, "bert run 1 of 2: ", file)
+    for line in ("~ 64 of 512", "~ 128 of 512", "a warning", "another", "~ 192 of 512"):
+        relay(line)
+    erase = campaign.ERASE
+    assert screen.getvalue() == (
+        f"{erase}bert run 1 of 2: 64 of 512{erase}bert run 1 of 2: 128 of 512"
+        f"{erase}a warning\nanother\n{erase}bert run 1 of 2: 192 of 512"
+    )
+    assert file.getvalue() == "a warning\nanother\n"
+
+
+def test_a_file_as_screen_gets_whole_lines() -> None:
+    screen = io.StringIO()
+    relay = Relay(screen)
+    for line in ("~ 64 of 512", "a warning", ""):
+        relay(line)
+    assert screen.getvalue() == "64 of 512\na warning\n\n"
+
+
+def test_options() -> None:
+    options = parse_arguments([])
+    assert (options.system, options.benchmark, options.runs) == ("demo", "all", None)
+    assert (options.results, options.resume, options.dry_run) == (Path("results"), False, False)
+    options = parse_arguments(["--benchmark", "bert", "--runs", "3", "--resume"])
+    assert (options.benchmark, options.runs, options.resume) == ("bert", 3, True)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--runs", "0"], ["--runs", "-1"], ["--runs", "x"], ["--benchmark", "gpt"], ["x"]]
+)
+def test_wrong_options_are_one_line(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_arguments(arguments)
+    assert caught.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_campaign_is_hashed_by_system_and_configurations(tmp_path: Path) -> None:
+    system, file = load_system(DEMO), tmp_path / "demo.toml"
+    file.write_bytes(DEMO.read_bytes())
+    first = describe_settings(system, file)
+    assert set(first) == {"demo.toml", "resnet/configs/demo.toml", "bert/configs/demo.toml"}
+    file.write_text(DEMO.read_text() + "# changed\n")
+    second = describe_settings(system, file)
+    assert {key for key in first if first[key] != second[key]} == {"demo.toml"}
+    benchmarks = replace(system.benchmarks, bert=replace(system.benchmarks.bert, config="no.toml"))
+    with pytest.raises(InputError, match=r"names no\.toml, which is not there"):
+        describe_settings(replace(system, benchmarks=benchmarks), file)
+
+
+def test_a_dry_run_prints_each_launch_and_makes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system, results = load_system(DEMO), Results(tmp_path / "out" / "demo")
+    assert print_commands(system, DEMO, ["resnet", "bert"], results, None) == 0
+    lines = capsys.readouterr().out.splitlines()
+    wanted = [f"resnet/result_{run}.txt" for run in range(5)]
+    wanted += [f"bert/result_{run}.txt" for run in range(10)]
+    assert [line.rpartition("out/demo/")[2] for line in lines] == wanted
+    assert print_commands(system, DEMO, ["bert"], results, 2) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_of_each_benchmark() -> None:
+    system = load_system(DEMO)
+    assert settings_of(system, "resnet") is system.benchmarks.resnet
+    assert settings_of(system, "bert") is system.benchmarks.bert
+
+
+def test_makers_of_data_must_succeed(capsys: pytest.CaptureFixture[str]) -> None:
+    system = load_system(DEMO)
+    make_data(replace(system, campaign=replace(system.campaign, make_data=())))
+    with pytest.raises(InputError, match=r"'python -m no\.such' made no data \(status 1\)"):
+        make_data(replace(system, campaign=replace(system.campaign, make_data=("no.such",))))
+    assert "No module named" in capsys.readouterr().err
+
+
+def write_log(path: Path, status: str | None) -> str:
+    """A shell command that writes a run's log with an end or without."""
+    events = [
+        {"key": "run_start", "time_ms": 60_000, "value": None, "metadata": {}},
+        {"key": "eval_accuracy", "time_ms": 90_000, "value": 0.75, "metadata": {"epoch_num": 3}},
+    ]
+    if status is not None:
+        events.append(
+            {"key": "run_stop", "time_ms": 120_000, "value": None, "metadata": {"status": status}}
+        )
+    text = "".join(f":::MLLOG {json.dumps(event)}\n" for event in events)
+    return f"cat > {path} <<'END'\n{text}END\n"
+
+
+class Trainer:
+    """Stands for the launch command: a shell that logs and ends as it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, limit_minutes: float = 1) -> None:
+        self.status: str | None = "success"
+        self.code, self.words, self.started = 0, "echo from the ranks", 0
+        system = load_system(DEMO)
+        launch = replace(system.launch, run_limit_minutes=limit_minutes)
+        self.system: System = replace(system, launch=launch)
+        monkeypatch.setattr(campaign, "compose_command", self.compose)
+
+    def compose(self, system: System, file: Path, benchmark: str, log: Path) -> list[str]:
+        self.started += 1
+        script = f"{self.words}\n{write_log(log, self.status)}exit {self.code}\n"
+        return ["/bin/bash", "-c", script]
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch) -> Trainer:
+    return Trainer(monkeypatch)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    results = Results(tmp_path / "demo")
+    results.open({}, ["resnet", "bert"], resume=False)
+    return results
+
+
+@pytest.mark.parametrize(("status", "code"), [("success", 0), ("aborted", 1)])
+def test_a_finished_run_is_kept_and_told(
+    trainer: Trainer, results: Results, status: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer.status, trainer.code = status, code
+    assert run_once(trainer.system, DEMO, "bert", results, 2, 10)
+    error = capsys.readouterr().err
+    assert f"bert run 3 of 10: {status}, accuracy 0.7500 at 3, 1.000 min" in error
+    assert results.log("bert", 2).read_text().count(":::MLLOG") == 3
+    assert not results.unfinished_log("bert", 2).exists()
+    assert results.output("bert", 2).read_text() == "from the ranks\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (None, 1, "ended with status 1 and no run_stop line"),
+        (None, 0, "ended with status 0 and no run_stop line"),  # mpirun after a node's death
+        ("success", 1, "ended with status 1 and a run_stop line"),
+        ("success", 137, "ended with status 137 and a run_stop line"),
+        ("aborted", 0, "ended with status 0 and a run_stop line"),
+    ],
+)
+def test_a_run_counts_only_if_log_and_status_agree(
+    trainer: Trainer,
+    results: Results,
+    status: str | None,
+    code: int,
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trainer.status, trainer.code = status, code
+    assert not run_once(trainer.system, DEMO, "resnet", results, 0, 5)
+    error = capsys.readouterr().err
+    assert "resnet run 1 of 5 failed" in error and words in error and "--resume" in error
+    assert str(results.output("resnet", 0)) in error
+    assert not results.log("resnet", 0).exists()
+    assert results.unfinished_log("resnet", 0).exists()
+
+
+def test_a_run_over_its_limit_fails(
+    monkeypatch: pytest.MonkeyPatch, results: Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = Trainer(monkeypatch, limit_minutes=0.02)
+    trainer.words = "sleep 600"
+    assert not run_once(trainer.system, DEMO, "bert", results, 0, 1)
+    assert "it was ended at its time limit and no run_stop line" in capsys.readouterr().err
+
+
+def test_a_launcher_that_is_not_there(
+    results: Results, monkeypatch: pytest.MonkeyPatch, trainer: Trainer
+) -> None:
+    monkeypatch.setattr(campaign, "compose_command", lambda *_: ["no-such-launcher", "x"])
+    with pytest.raises(InputError, match="launcher 'no-such-launcher' is not on this machine"):
+        run_once(trainer.system, DEMO, "bert", results, 0, 1)
+
+
+def test_finished_runs_are_kept_and_the_first_failure_ends_a_benchmark(
+    trainer: Trainer, results: Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_benchmark(trainer.system, DEMO, "bert", results, 2)
+    assert trainer.started == 2
+    assert run_benchmark(trainer.system, DEMO, "bert", results, 3)
+    assert trainer.started == 3
+    error = capsys.readouterr().err
+    assert "bert run 1 of 3: kept" in error and "bert run 2 of 3: kept" in error
+    trainer.status = None
+    assert not run_benchmark(trainer.system, DEMO, "bert", results, None)
+    assert trainer.started == 4
+    assert results.finished_runs("bert") == [0, 1, 2]
+
+
+SCORE = {
+    "profile": "demo",
+    "score": 123.45678,
+    "benchmarks": {
+        "resnet": {"latency_minutes": 0.25, "valid": True},
+        "bert": {"latency_minutes": None, "valid": False},
+    },
+    "findings": [
+        {"severity": "error", "file": "bert/result_0.txt", "line": 7, "message": "wrong"},
+        {"severity": "warning", "file": None, "line": None, "message": "odd"},
+        {"severity": "note", "file": None, "line": None, "message": "by the way"},
+    ],
+}
+
+
+def test_the_summary_ends_with_r_b_and_the_score(capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(SCORE, Path("score.json"), Path("report.html"))
+    written = capsys.readouterr()
+    lines = written.out.splitlines()
+    assert lines[:2] == ["report: report.html", "score file: score.json"]
+    assert lines[2].startswith("DEMONSTRATION")
+    assert lines[3:] == [
+        "R = 0.2500 min (resnet, valid)",
+        "B = none (bert, NOT VALID)",
+        "score = 7.19/R + 9.05/B = 123.4568",
+    ]
+    errors = [line.split() for line in written.err.splitlines()]
+    assert errors == [["error:", "bert/result_0.txt:7", "wrong"], ["warning:", "odd"]]
+
+
+def test_the_summary_of_a_real_campaign_of_one_benchmark(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    benchmarks = {"bert": {"latency_minutes": 5.0, "valid": True}}
+    score = {"profile": "lp2bm", "score": None, "benchmarks": benchmarks, "findings": []}
+    print_summary(score, Path("score.json"), Path("report.html"))
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "B = 5.0000 min (bert, valid)",
+        "score = 7.19/R + 9.05/B = none",
+    ]
+
+
+def test_the_frame_is_the_commands(tmp_path: Path) -> None:
+    """Without a run: an unknown system is one sentence, status 2."""
+    command = [sys.executable, "-m", "harness.campaign", "--system", str(tmp_path / "no.toml")]
+    done = subprocess.run(command, cwd=campaign.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"error: {tmp_path}/no.toml: no such configuration file\n"
