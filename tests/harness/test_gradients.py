@@ -45,7 +45,7 @@ def fork_ranks(
 
     The trainers' ranks find each other over MPI; here the modules are imported once for all.
     """
-    import torch._dynamo  # noqa: F401  the wrapper imports it: once, before the fork
+    import torch._dynamo  # the wrapper imports it: once, before the fork
 
     torch.set_num_threads(1)
     name = str(folder / "store")

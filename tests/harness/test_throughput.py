@@ -1,4 +1,4 @@
-"""The measurement of steps: what is timed, what is not, and figures that follow from one another."""
+"""The measurement of steps: what is timed and what is not, and figures that agree."""
 
 from __future__ import annotations
 
