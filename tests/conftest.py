@@ -105,7 +105,7 @@ def kit(tmp_path: Path, small_data: Path) -> Kit:
         ("crop_size = 64", "crop_size = 32"),
         ("resize_shorter = 73", "resize_shorter = 36"),
         ("first_epoch = 3", "first_epoch = 2"),
-        ("decay_epochs = 18", "decay_epochs = 2"),
+        ("decay_epochs = 12", "decay_epochs = 2"),
     )
     kit.change(
         kit.bert_config,

@@ -60,8 +60,8 @@ def test_nothing_is_reached_without_a_learning_rate(
     text = (ROOT / benchmark / "configs" / "demo.toml").read_text()
     changes = {
         "resnet": {
-            "base_learning_rate = 4.0": "base_learning_rate = 0.0",
-            "_epochs = 18": "_epochs = 7",
+            "base_learning_rate = 5.0": "base_learning_rate = 0.0",
+            "_epochs = 12": "_epochs = 7",
         },
         "bert": {
             "base_learning_rate = 0.01": "base_learning_rate = 0.0",
