@@ -56,10 +56,11 @@ class TrainingStep:
     def update(self, learning_rate: float) -> None:
         """Apply the step's gradients and forget them."""
         self._pending = 0
-        self.precision.unscale(list_gradients(self.optimizer))
+        gradients = list_gradients(self.optimizer)
+        self.precision.unscale(gradients)
         set_learning_rate(self.optimizer, learning_rate)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=False)
+        torch._foreach_zero_(gradients)  # in place, all at once: they are views of the buckets
 
     def _backward(self, images: Tensor, labels: Tensor) -> None:
         with self.precision.forward_context(self.device):
