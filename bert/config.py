@@ -75,6 +75,10 @@ class Optimizer:
         check(self.base_learning_rate >= 0, "'base_learning_rate' must not be negative")
         check(self.training_steps >= 1, "'training_steps' must be at least 1")
         check(self.warmup_steps >= 0, "'warmup_steps' must not be negative")
+        check(
+            self.warmup_steps == 0 or self.start_warmup_step <= 0,
+            "'start_warmup_step' must not be positive: the first learning rates would be negative",
+        )
         check(self.decay_power == 1.0, "'decay_power' is 1.0 in the reference's schedule")
         check(0 <= self.beta_1 < 1 and 0 <= self.beta_2 < 1, "betas lie in [0, 1)")
         check(self.epsilon > 0, "'epsilon' must be positive")
