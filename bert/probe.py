@@ -29,7 +29,7 @@ def draw_lengths(sequences: int, max_sequence_length: int, seed: int) -> np.ndar
     classes = generator.choice(len(shares), size=sequences, p=shares)
     low, high = np.array(LENGTH_EDGES[:-1])[classes], np.array(LENGTH_EDGES[1:])[classes]
     lengths = generator.integers(low, high) * max_sequence_length // FULL_LENGTH
-    return np.maximum(lengths, 5)
+    return np.clip(lengths, min(5, max_sequence_length), max_sequence_length)
 
 
 def make_synthetic_batch(config: Config, sequences: int, device: torch.device) -> Batch:
@@ -38,7 +38,8 @@ def make_synthetic_batch(config: Config, sequences: int, device: torch.device) -
     generator = np.random.default_rng(0)
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     tokens, vocabulary = int(cu_seqlens[-1]), config.model.vocabulary_size
-    masked = np.maximum(1, np.round(lengths * MASKED_SHARE)).astype(np.int64)
+    masked = np.round(lengths * MASKED_SHARE).astype(np.int64)
+    masked = np.clip(masked, 1, config.input.max_predictions_per_sequence)
     positions = [
         start + np.sort(generator.choice(length, size=count, replace=False))
         for start, length, count in zip(cu_seqlens[:-1], lengths, masked, strict=True)
