@@ -20,6 +20,9 @@ TEXT_PARTS, DOCUMENTS_PER_PART, EVALUATION_DOCUMENTS = 4, 250, 60
 EVALUATION_SAMPLES = 512
 FIRST_PHASE_UPDATES = 128
 
+STAMP = "made_by"
+RUN_PARTS = ("resnet", "bert")
+
 
 def main(arguments: Sequence[str]) -> int:
     """Make the data unless it is there and made by these very sources."""
@@ -27,20 +30,54 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "data" / "demo")
     parser.add_argument("--force", action="store_true", help="make it anew")
     options = parser.parse_args(arguments)
-    stamp = options.output / "made_by"
+    output = options.output.resolve()
+    check_replaceable(output)
     version = hash_sources()
-    if not options.force and stamp.is_file() and stamp.read_text(encoding="ascii") == version:
+    if not options.force and read_stamp(output) == describe(output, version):
         print(f"{options.output} is there and up to date", file=sys.stderr)
         return GOOD
-    unfinished = options.output.with_name(f".{options.output.name}.part")
+    unfinished = output.with_name(f".{output.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     make_resnet_data(unfinished)
     make_bert_data(unfinished)
-    (unfinished / "made_by").write_text(version, encoding="ascii")
-    shutil.rmtree(options.output, ignore_errors=True)
-    os.rename(unfinished, options.output)
+    (unfinished / STAMP).write_text(describe(unfinished, version), encoding="utf-8")
+    replace_folder(output, unfinished)
     return GOOD
+
+
+def check_replaceable(output: Path) -> None:
+    """Raise InputError rather than replace a folder that this command has not made."""
+    ours = (output / STAMP).is_file()
+    empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    if not ours and not empty:
+        raise InputError(
+            f"{output} is there and was not made by python -m demo: name another folder "
+            f"with --output, or move it away"
+        )
+
+
+def replace_folder(output: Path, finished: Path) -> None:
+    """Give finished data its name; what had it is removed only then, so nothing half-gone stays."""
+    earlier = output.with_name(f".{output.name}.earlier")
+    shutil.rmtree(earlier, ignore_errors=True)
+    if output.exists():
+        os.rename(output, earlier)
+    os.rename(finished, output)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def read_stamp(output: Path) -> str | None:
+    """What was written when the data was finished; None without it."""
+    stamp = output / STAMP
+    return stamp.read_text(encoding="utf-8", errors="replace") if stamp.is_file() else None
+
+
+def describe(folder: Path, version: str) -> str:
+    """The sources' hash and the size of every file that a run reads: what the stamp says."""
+    found = (file for part in RUN_PARTS for file in (folder / part).rglob("*") if file.is_file())
+    sizes = [f"{file.stat().st_size} {file.relative_to(folder)}" for file in sorted(found)]
+    return "\n".join([version, *sizes, ""])
 
 
 def hash_sources() -> str:
