@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from bert.data import EvaluationInput
 from bert.step import TrainingStep
+from harness.precision import check_finite
 
 
 def evaluate(
@@ -19,9 +20,11 @@ def evaluate(
     """Masked-LM accuracy over the whole evaluation set, as a fraction.
 
     samples: how many there are; counts are int64 and summed over ranks. The model is left in
-    training mode. Raises RuntimeError if not exactly that many samples came.
+    training mode. Raises InputError if the weights are not finite,
+    RuntimeError if not exactly that many samples came.
     """
     counts = torch.zeros(3, dtype=torch.int64, device=step.device)
+    check_finite(step.model)
     step.model.eval()
     with torch.no_grad(), step.precision.forward_context(step.device):
         for batch in evaluation.epoch():

@@ -11,6 +11,16 @@ from harness.ops.table import resolve_operations
 from harness.optimizers import LAMB
 
 
+def check_groups(model: BertForPretraining, layers: int) -> None:
+    """Assert that LAMB adapts 6 tensors a layer and 6 more, and skips 10 a layer and 8 more.
+
+    For BERT-large's 24 layers that is 150 and 248, as in the reference. Raises RuntimeError.
+    """
+    found = len(model.adapted_parameters()), len(model.skipped_parameters())
+    if found != (6 * layers + 6, 10 * layers + 8):
+        raise RuntimeError(f"LAMB's groups hold {found} tensors at {layers} layers")
+
+
 class TrainingStep:
     """The model with its optimizer; `accumulate` takes micro-batches, `update` ends the step.
 
@@ -30,6 +40,7 @@ class TrainingStep:
         if initial_state is not None:
             self.model.load_state_dict(initial_state, strict=True)
         self.model.to(device)
+        check_groups(self.model, config.model.layers)
         self.precision, self.device = config.precision, device
         self.micro_batches = config.batch.gradient_accumulation_steps
         optimizer = config.optimizer

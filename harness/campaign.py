@@ -17,7 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from harness.commands import GOOD, NOT_GOOD, InputError, Parser, run_command
+from harness.commands import (
+    GOOD,
+    NOT_GOOD,
+    InputError,
+    Parser,
+    describe_os_error,
+    run_command,
+)
 from harness.files import write_atomically
 from harness.launch import BENCHMARKS, ROOT, SYSTEMS, compose_command
 from harness.processes import adopt_orphans, run_tree
@@ -63,7 +70,10 @@ def main(arguments: Sequence[str]) -> int:
         for benchmark in benchmarks:
             if not run_benchmark(system, file, benchmark, results, options.runs):
                 return NOT_GOOD
-    return judge(system, results)
+    more = options.runs is not None and any(
+        options.runs > settings_of(system, benchmark).runs for benchmark in benchmarks
+    )
+    return judge(system, results, more)
 
 
 def settings_of(system: System, benchmark: str) -> Benchmark:
@@ -88,7 +98,7 @@ def print_commands(
     describe_settings(system, file)
     for benchmark in benchmarks:
         for run in range(runs or settings_of(system, benchmark).runs):
-            log = results.log(benchmark, run)
+            log = results.unfinished_log(benchmark, run)
             print(shlex.join(compose_command(system, file, benchmark, log)))
     return GOOD
 
@@ -120,7 +130,7 @@ def run_once(
 ) -> bool:
     """Make one run. True if it finished, reaching its target or not."""
     log, output = results.unfinished_log(benchmark, run), results.output(benchmark, run)
-    log.unlink(missing_ok=True)
+    log.unlink(missing_ok=True)  # of a run that did not end: finished_runs has kept the others
     title = f"{benchmark} run {run + 1} of {asked}"
     command = compose_command(system, file, benchmark, log)
     limit_seconds = 60.0 * system.launch.run_limit_minutes
@@ -130,16 +140,20 @@ def run_once(
             status = run_tree(command, relay, limit_seconds, ROOT)
     except FileNotFoundError:
         raise InputError(f"launcher '{command[0]}' is not on this machine's PATH") from None
+    except OSError as error:
+        raise InputError(f"{title} was ended: {describe_os_error(error)} ({output})") from None
     end = read_run_end(log)
-    if end is None or status != (GOOD if end.status == "success" else NOT_GOOD):
+    if end is None:
         how = "was ended at its time limit" if status is None else f"ended with status {status}"
         print(
-            f"{title} failed: it {how} and {'no' if end is None else 'a'} run_stop line.\n"
+            f"{title} failed: it {how} and logged no run_stop.\n"
             f"  what the ranks wrote: {output}\n  the log so far: {log}\n"
             f"  mend the cause, then go on with --resume",
             file=sys.stderr,
         )
         return False
+    if status != (GOOD if end.status == "success" else NOT_GOOD):
+        print(f"{title}: note: the launcher ended with status {status}", file=sys.stderr)
     results.keep(benchmark, run)
     accuracy = "no evaluation" if end.accuracy is None else f"accuracy {end.accuracy:.4f}"
     at = "" if end.reached_at is None else f" at {end.reached_at:g}"
@@ -147,10 +161,13 @@ def run_once(
     return True
 
 
-def judge(system: System, results: Results) -> int:
-    """Score the logs, write score.json and report.html, print R, B and the score last."""
+def judge(system: System, results: Results, more_runs: bool) -> int:
+    """Score the logs, write score.json and report.html, print R, B and the score last.
+
+    more_runs: more were made than needed, so the rules' window of consecutive runs is chosen.
+    """
     score_file, report = results.folder / "score.json", results.folder / "report.html"
-    profile = ["--rfp", system.campaign.profile]
+    profile = ["--rfp", system.campaign.profile, *(["--window"] if more_runs else [])]
     scored = run_scoring(["score", str(results.folder), *profile, "--json"])
     with write_atomically(score_file) as file:
         file.write(scored.stdout)

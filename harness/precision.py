@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from harness.commands import InputError
 from harness.config import check
 
 
@@ -42,3 +43,16 @@ class Precision:
         """Divide gradients by the loss scale in place, before any norm is taken."""
         if self.loss_scale != 1:
             torch._foreach_mul_(gradients, 1.0 / self.loss_scale)
+
+
+def check_finite(model: torch.nn.Module) -> None:
+    """Raise InputError if a parameter is not finite: the run has diverged or overflowed.
+
+    Asked once an evaluation, since the answer makes the host wait for the device.
+    """
+    norms = torch._foreach_norm([parameter.detach() for parameter in model.parameters()])
+    if not torch.isfinite(torch.stack(norms)).all():
+        raise InputError(
+            "the weights are no longer finite: lower the learning rate, or precision.loss_scale "
+            "where format is fp16"
+        )

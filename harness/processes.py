@@ -8,8 +8,9 @@ import os
 import selectors
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -65,12 +66,31 @@ def run_tree(
         preexec_fn=_end_with_parent,  # noqa: PLW1509  one prctl call, safe after fork
     )
     try:
-        ended = _relay_lines(process, relay, deadline)
-        return process.wait() if ended else None
+        if not _relay_lines(process, relay, deadline):
+            return None
+        return process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return None
     finally:
-        end_tree(process, keep=before)
+        with _hold_interrupts():
+            end_tree(process, keep=before)
         if process.stdout is not None:
             process.stdout.close()
+
+
+@contextlib.contextmanager
+def _hold_interrupts() -> Iterator[None]:
+    """Let nobody's second Ctrl-C stop the cleaning up half way (main thread only)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
 
 
 def _relay_lines(

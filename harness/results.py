@@ -31,14 +31,20 @@ class RunEnd:
 
 
 def read_run_end(log: Path) -> RunEnd | None:
-    """Read status, last accuracy and minutes of a log of ours; None without a run_stop line."""
+    """Read status, last accuracy and minutes of a log of ours; None without a whole run_stop line.
+
+    A line that breaks off, as a full disk or a kill leaves it, is passed over.
+    """
     start = stop = accuracy = point = status = None
     if not log.exists():
         return None
-    for line in log.read_text(encoding="utf-8").splitlines():
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         if not line.startswith(TOKEN):
             continue
-        event = json.loads(line[len(TOKEN) :])
+        try:
+            event = json.loads(line[len(TOKEN) :])
+        except ValueError:
+            continue
         if event["key"] == "run_start":
             start = event["time_ms"]
         elif event["key"] == "eval_accuracy":
@@ -70,6 +76,11 @@ class Results:
 
     def finished_runs(self, benchmark: str) -> list[int]:
         """The numbers of finished runs, ascending."""
+        for log in sorted((self.folder / benchmark).glob(".unfinished_*.txt")):
+            # Its run ended, but the campaign was killed before it could give the log its name.
+            number = log.stem.removeprefix(".unfinished_")
+            if number.isdigit() and read_run_end(log) is not None:
+                self.keep(benchmark, int(number))
         names = (self.folder / benchmark).glob("result_*.txt")
         numbers = (path.stem.removeprefix("result_") for path in names)
         return sorted(int(number) for number in numbers if number.isdigit())
@@ -106,11 +117,10 @@ class Results:
     def keep(self, benchmark: str, run: int) -> Path:
         """Give a finished run's log its name. Raises InputError rather than replace one."""
         final = self.log(benchmark, run)
-        try:
-            os.link(self.unfinished_log(benchmark, run), final)
-        except FileExistsError:
-            raise InputError(f"{final} has appeared meanwhile: it is left as it is") from None
-        self.unfinished_log(benchmark, run).unlink()
+        # Only the campaign that holds the lock makes results, so nothing can come in between.
+        if final.exists():
+            raise InputError(f"{final} has appeared meanwhile: it is left as it is")
+        os.rename(self.unfinished_log(benchmark, run), final)
         return final
 
     @contextmanager

@@ -120,7 +120,7 @@ class Campaign:
     # The profile of `python -m scoring score --rfp`.
     profile: Literal["lp2bm", "demo"]
     cache_clear: Literal["fadvise", "drop_caches"]
-    # Modules run with `python -m NAME make` before the first run when their data is not there yet.
+    # Modules run with `python -m NAME` before the first run when their data is not there yet.
     make_data: tuple[str, ...]
 
 
@@ -145,6 +145,10 @@ class System:
             check(
                 self.nodes.world_size == 1, "launcher 'local' starts one rank: use mpirun or srun"
             )
+        check(
+            not self.nodes.one_machine or self.campaign.profile == "demo",
+            "nodes.one_machine is for the demonstration alone",
+        )
         hosts = self.launch.hosts
         several = bool(hosts) and not self.nodes.one_machine
         check(not several or len(hosts) == self.nodes.count, "'hosts' must name one host a node")

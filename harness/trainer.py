@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from harness.commands import INTERRUPTED, NOT_GOOD, UNUSABLE, InputError, descri
 from harness.process_group import end_all_ranks
 from harness.ranks import Launcher, Ranks, SharedFault, read_launcher
 from harness.systems import System
+
+OTHERS_WAIT_SECONDS = 3.0
 
 
 def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:
@@ -48,8 +51,13 @@ def _leave(sentence: str | None, status: int, shared: bool) -> NoReturn:
         launcher = read_launcher(os.environ)
     except InputError:
         launcher = Launcher("unreadable", 0, 1)
-    # Before MPI is up every rank has read the same files and found the same fault.
-    shared = shared or "mpi4py.MPI" not in sys.modules
+    if sentence is not None and "mpi4py.MPI" not in sys.modules and not shared:
+        # Before MPI is up every rank reads the same files, so all find the same fault and rank 0
+        # says it; another rank speaks only if the job has not ended by then.
+        shared = True
+        if launcher.rank != 0:
+            time.sleep(OTHERS_WAIT_SECONDS)
+            print(f"error: {sentence} (rank {launcher.rank})", file=sys.stderr)
     if sentence is not None and (launcher.rank == 0 or not shared):
         print(sentence, file=sys.stderr)
     sys.stdout.flush()

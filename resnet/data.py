@@ -21,6 +21,8 @@ from resnet.shards import Manifest, read_manifest
 if TYPE_CHECKING:
     import torch
 
+# Images read again to find the one that cannot be decoded; beyond, the report names no file.
+SEARCH_LIMIT_IMAGES = 50_000
 VERIFY = "python -m resnet.prepare_data verify"
 
 
@@ -172,6 +174,8 @@ class TrainingInput(_Input):
     def _explain(self, error: RuntimeError) -> InputError:
         from resnet.pipelines import find_undecodable
 
+        if self.batches * self.local_batch > SEARCH_LIMIT_IMAGES:
+            return super()._explain(error)  # the others would wait too long for the search
         try:
             found = find_undecodable(
                 self.records, self.options, self.local_batch, self.seed, self.batches

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
+from harness.precision import check_finite
 from resnet.data import EvaluationInput
 from resnet.model import batch_norm_buffers
 from resnet.step import TrainingStep
@@ -31,10 +32,12 @@ def evaluate(
     """Top-1 accuracy over the whole validation set, as a fraction.
 
     images: how many there are; counts are int64 and summed over ranks. The model is left in
-    training mode. Raises RuntimeError if not exactly that many images came.
+    training mode. Raises InputError if the weights are not finite,
+    RuntimeError if not exactly that many images came.
     """
     average_batch_norm_statistics(step.model, world_size)
     counts = torch.zeros(2, dtype=torch.int64, device=step.device)
+    check_finite(step.model)
     step.model.eval()
     with torch.no_grad(), step.precision.forward_context(step.device):
         for batch, labels, count in validation.epoch():

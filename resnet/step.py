@@ -12,6 +12,18 @@ from resnet.config import LARS_TRUST_COEFFICIENT, Config
 from resnet.model import Operations, ResNet
 
 
+def check_groups(model: ResNet, bottlenecks: int) -> None:
+    """Assert that LARS adapts every convolution and the last weight, and skips all else.
+
+    ResNet-50's 16 bottlenecks have 53 convolutions: 54 tensors adapted, 107 skipped, as in the
+    reference. Raises RuntimeError.
+    """
+    convolutions = 1 + 3 * bottlenecks + 4
+    found = len(model.adapted_parameters()), len(model.skipped_parameters())
+    if found != (convolutions + 1, 2 * convolutions + 1):
+        raise RuntimeError(f"LARS's groups hold {found} tensors at {bottlenecks} bottlenecks")
+
+
 class TrainingStep:
     """The model with its optimizer; `accumulate` takes micro-batches, `update` ends the step.
 
@@ -22,6 +34,7 @@ class TrainingStep:
     def __init__(self, config: Config, device: torch.device, world_size: int) -> None:
         self.operations = resolve_operations(Operations, config.operations)
         self.model = ResNet(config.model, self.operations).to(device)
+        check_groups(self.model, sum(config.model.depths))
         self.precision, self.device = config.precision, device
         self.smoothing = config.optimizer.label_smoothing
         self.micro_batches = config.batch.gradient_accumulation_steps

@@ -158,7 +158,11 @@ def test_data_prepared_for_another_length(kit: Kit) -> None:
 
 
 def test_fewer_evaluations_than_the_rule_only_in_the_demonstration(kit: Kit) -> None:
-    kit.change(kit.system, ('profile = "demo"', 'profile = "lp2bm"'))
+    kit.change(
+        kit.system,
+        ('profile = "demo"', 'profile = "lp2bm"'),
+        ("one_machine = true", "one_machine = false"),
+    )
     status, output, _ = kit.launch("bert")
     assert status == 2
     assert "interval_samples is 256, the rule asks for 150000" in output

@@ -77,7 +77,7 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -
     ("error", "words"),
     [
         (OSError(errno.ENOSPC, "x", "/disk/file"), "/disk/file: no space left on the disk"),
-        (OSError(errno.EACCES, "x", "/root/file"), "/root/file: permission denied"),
+        (OSError(errno.EACCES, "x", "/srv/file"), "/srv/file: permission denied"),
         (OSError(errno.EROFS, "x"), "cannot use: the file system is read-only"),
         (OSError(errno.ENOTDIR, "x", "/a/b"), "a folder is wanted"),
         (OSError(errno.ELOOP, "Too many levels", "/l"), "/l: Too many levels"),

@@ -66,6 +66,7 @@ def change_demo(tmp_path: Path, old: str, new: str, name: str = "demo") -> Path:
         ('status = "research"', 'status = "secret"', "one of 'cloud'"),
         ('organization = "demonstration"', 'organization = " "', "must not be empty"),
         ("count = 4", "count = 0", "'count' must be at least 1"),
+        ('profile = "demo"', 'profile = "lp2bm"', "for the demonstration alone"),
         ("[environment.OMP_NUM_THREADS]", '[environment."A=B"]', "no variable name"),
     ],
 )

@@ -14,7 +14,7 @@ from harness.commands import InputError
 from harness.config import load_config
 from harness.gradients import list_gradients
 from harness.optimizers import LAMB
-from harness.precision import Precision
+from harness.precision import Precision, check_finite
 
 CPU = torch.device("cpu")
 
@@ -138,3 +138,13 @@ def test_refusals_name_the_file(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         load_config(file, Precision)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_end_the_run(bad: float) -> None:
+    model = torch.nn.Linear(3, 2)
+    check_finite(model)
+    with torch.no_grad():
+        model.weight[1, 2] = bad
+    with pytest.raises(InputError, match="no longer finite"):
+        check_finite(model)

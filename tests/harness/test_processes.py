@@ -81,3 +81,31 @@ def test_a_launcher_that_ignores_sigterm_is_killed() -> None:
     status, lines = run(then, 1)
     assert status is None and time.monotonic() - start < 60
     assert not is_alive(int(lines[0]))
+
+
+def test_a_launcher_that_closes_its_output_and_hangs_meets_the_limit() -> None:
+    status, lines = run("import os, time; os.close(1); os.close(2); time.sleep(600)", 3)
+    assert status is None
+    assert not is_alive(int(lines[0]))
+
+
+def test_a_second_interrupt_does_not_stop_the_cleaning_up() -> None:
+    program = (
+        "import os, signal, sys, threading; sys.path.insert(0, os.getcwd())\n"
+        "from harness.processes import adopt_orphans, run_tree\n"
+        "from pathlib import Path\n"
+        "adopt_orphans()\n"
+        "def interrupt(line):\n"
+        "    print(line, flush=True)\n"
+        "    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "    raise KeyboardInterrupt\n"
+        "try:\n"
+        "    run_tree([sys.executable, '-c', sys.argv[1]], interrupt, 60.0, Path.cwd())\n"
+        "except KeyboardInterrupt:\n"
+        "    sys.exit(130)\n"
+    )
+    then = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    command = [sys.executable, "-c", program, ORPHAN.format(then=then)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 130, done.stderr
+    assert not is_alive(int(done.stdout.split()[0]))

@@ -37,6 +37,27 @@ def test_reads_the_end_of_a_run(tmp_path: Path) -> None:
     assert (end.status, end.accuracy, end.reached_at, end.minutes) == ("success", 0.8, 7, 1.0)
 
 
+def test_a_line_that_breaks_off_is_no_end(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    write_log(log, "success")
+    whole = log.read_text()
+    for cut in range(1, 40):
+        log.write_text(whole[:-cut])
+        end = read_run_end(log)
+        assert end is None if cut > 1 else end is not None
+
+
+def test_a_run_that_ended_is_kept_though_the_campaign_was_killed(tmp_path: Path) -> None:
+    results = Results(tmp_path / "demo")
+    results.open({}, ["bert"], resume=False)
+    write_log(results.unfinished_log("bert", 0), "aborted")
+    write_log(results.unfinished_log("bert", 1), None)
+    assert results.finished_runs("bert") == [0]
+    assert results.log("bert", 0).exists() and results.unfinished_log("bert", 1).exists()
+    with pytest.raises(InputError, match="--resume"):
+        results.open({}, ["bert"], resume=False)
+
+
 def test_keeps_a_run_and_never_replaces_one(tmp_path: Path) -> None:
     results = Results(tmp_path / "demo")
     results.open({}, ["bert"], resume=False)
