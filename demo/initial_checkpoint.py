@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from bert.checkpoint import write_state
 
+from bert.checkpoint import write_state
 from bert.config import Config
 from bert.data import TrainingInput
 from bert.shards import read_manifest
