@@ -50,8 +50,9 @@ def check_finite(model: torch.nn.Module) -> None:
 
     Asked once an evaluation, since the answer makes the host wait for the device.
     """
-    norms = torch._foreach_norm([parameter.detach() for parameter in model.parameters()])
-    if not torch.isfinite(torch.stack(norms)).all():
+    parameters = [parameter.detach() for parameter in model.parameters()]
+    norms = torch._foreach_norm(parameters) if parameters else []
+    if norms and not torch.isfinite(torch.stack(norms)).all():
         raise InputError(
             "the weights are no longer finite: lower the learning rate, or precision.loss_scale "
             "where format is fp16"
