@@ -51,7 +51,7 @@ def check_finite(model: torch.nn.Module) -> None:
     Asked once an evaluation, since the answer makes the host wait for the device.
     """
     parameters = [parameter.detach() for parameter in model.parameters()]
-    norms = torch._foreach_norm(parameters) if parameters else []
+    norms = list(torch._foreach_norm(parameters)) if parameters else []
     if norms and not torch.isfinite(torch.stack(norms)).all():
         raise InputError(
             "the weights are no longer finite: lower the learning rate, or precision.loss_scale "
