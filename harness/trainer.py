@@ -51,18 +51,17 @@ def _leave(sentence: str | None, status: int, shared: bool) -> NoReturn:
         launcher = read_launcher(os.environ)
     except InputError:
         launcher = Launcher("unreadable", 0, 1)
-    if sentence is not None and "mpi4py.MPI" not in sys.modules and not shared:
-        # Before MPI is up every rank reads the same files, so all find the same fault and rank 0
-        # says it; another rank speaks only if the job has not ended by then.
-        shared = True
-        if launcher.rank != 0:
-            time.sleep(OTHERS_WAIT_SECONDS)
-            print(f"error: {sentence} (rank {launcher.rank})", file=sys.stderr)
+    if sentence is not None and launcher.rank != 0 and not shared:
+        # Mostly all ranks find the same fault: rank 0 says it at once and the job ends. Another
+        # rank speaks only if it has not ended by then.
+        time.sleep(OTHERS_WAIT_SECONDS)
+        sentence = f"{sentence} (rank {launcher.rank})"
     if sentence is not None and (launcher.rank == 0 or not shared):
         print(sentence, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    if not shared and launcher.world_size != 1:
+    # Before MPI is up the launcher ends the others for this rank's status.
+    if not shared and launcher.world_size != 1 and "mpi4py.MPI" in sys.modules:
         end_all_ranks(launcher.world_size, status)
     raise SystemExit(status)
 

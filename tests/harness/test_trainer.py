@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from harness import trainer
 from harness.caches import clear_caches
 from harness.commands import InputError, Parser
 from harness.ranks import Ranks, SharedFault
@@ -95,6 +96,22 @@ def test_a_fault_known_to_all_is_told_by_rank_0_alone(
         monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
         assert leave(raises(SharedFault("broken")), monkeypatch) == 2
         assert capsys.readouterr().err == told
+
+
+@pytest.mark.parametrize("error", [InputError("broken"), KeyboardInterrupt()])
+def test_a_fault_of_another_rank_waits_for_rank_0_to_say_it(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("harness.trainer.time.sleep", waits.append)
+    monkeypatch.delitem(sys.modules, "mpi4py.MPI", raising=False)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    sentence = "error: broken" if isinstance(error, InputError) else "interrupted"
+    for rank, told in ((0, f"{sentence}\n"), (2, f"{sentence} (rank 2)\n")):
+        monkeypatch.setenv("OMPI_COMM_WORLD_RANK", str(rank))
+        assert leave(raises(error), monkeypatch) in (2, 130)
+        assert capsys.readouterr().err == told
+    assert waits == [trainer.OTHERS_WAIT_SECONDS] and waits[0] > 1
 
 
 def test_an_unreadable_launcher_still_gives_the_sentence(
@@ -183,6 +200,8 @@ def main(arguments):
     ranks.gather("waits for rank 1")
 run_trainer(main)
 """
+# The same fault on all ranks, which none knows of the others: said once.
+ALL = FAULT.replace("if ranks.rank == 1:", "if True:").replace("of rank 1 ", "")
 # The same fault found before the clock starts: all leave by themselves.
 AGREED = FAULT.replace("if ranks.rank == 1:\n        raise", "def look():\n        raise").replace(
     'ranks.gather("waits for rank 1")',
@@ -194,10 +213,11 @@ AGREED = FAULT.replace("if ranks.rank == 1:\n        raise", "def look():\n     
 @pytest.mark.parametrize(
     ("program", "line"),
     [
-        (FAULT, "error: the data of rank 1 is broken"),
+        (FAULT, "error: the data of rank 1 is broken (rank 1)"),
+        (ALL, "error: the data is broken"),
         (AGREED, "error: the data of rank 1 is broken (rank 1 on "),
     ],
-    ids=["alone", "agreed"],
+    ids=["alone", "all", "agreed"],
 )
 def test_all_ranks_end_together(program: str, line: str) -> None:
     mpirun = Path(sys.executable).parent / "mpirun"
