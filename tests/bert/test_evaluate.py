@@ -20,6 +20,7 @@ from bert.evaluate import evaluate
 from bert.model import Batch
 from bert.shards import ShardSet, read_manifest
 from bert.step import TrainingStep
+from harness.commands import InputError
 from harness.config import load_config
 from harness.precision import Precision
 from tests.harness.test_gradients import flatten, fork_ranks, launch
@@ -35,6 +36,7 @@ class Oracle(nn.Module):
 
     def __init__(self, words: int = 12) -> None:
         super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))  # looked at: is it finite?
         self.words = words
         self.called: list[tuple[bool, bool]] = []
 
@@ -104,6 +106,15 @@ def test_the_format_is_the_runs() -> None:
 def test_another_number_of_samples_is_no_evaluation(expected: int) -> None:
     with pytest.raises(RuntimeError, match=f"evaluation saw 3 samples of {expected}"):
         evaluate(make_oracle_step(), Given(FIRST, SECOND), expected, 1)
+
+
+def test_a_model_that_has_diverged_is_not_evaluated() -> None:
+    step = make_oracle_step()
+    with torch.no_grad():
+        step.model.weight.fill_(torch.nan)
+    with pytest.raises(InputError, match="no longer finite"):
+        evaluate(step, Given(FIRST), 1, 1)
+    assert step.model.called == []
 
 
 def make_step(world_size: int = 1) -> TrainingStep:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.commands import InputError
 from harness.config import load_config
 from harness.precision import Precision
 from resnet.config import Config
@@ -34,6 +35,7 @@ class Oracle(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))  # looked at: is it finite?
         self.called: list[tuple[bool, bool]] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -91,6 +93,15 @@ def test_the_format_is_the_runs() -> None:
 def test_another_number_of_images_is_no_evaluation(expected: int) -> None:
     with pytest.raises(RuntimeError, match=f"evaluation saw 6 images of {expected}"):
         evaluate(make_oracle_step(), Given(FULL, PADDED), expected, 1)
+
+
+def test_a_model_that_has_diverged_is_not_evaluated() -> None:
+    step = make_oracle_step()
+    with torch.no_grad():
+        step.model.weight.fill_(torch.nan)
+    with pytest.raises(InputError, match="no longer finite"):
+        evaluate(step, Given(FULL), 4, 1)
+    assert step.model.called == []
 
 
 def make_step(rank: int, world_size: int = 1) -> TrainingStep:
