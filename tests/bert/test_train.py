@@ -182,6 +182,14 @@ def test_a_run_too_short_for_an_evaluation_is_refused(machine: Machine) -> None:
         machine.prepare()
 
 
+def test_another_interval_than_the_rules_is_the_demonstrations_alone(machine: Machine) -> None:
+    text = machine.system.read_text().replace('profile = "demo"', 'profile = "lp2bm"')
+    machine.system.write_text(text.replace("one_machine = true", "one_machine = false"))
+    with pytest.raises(InputError, match="interval_samples is 40, the rule asks for 150000 at"):
+        machine.prepare()
+    assert not machine.log.exists()
+
+
 def test_a_vocabulary_of_another_size_is_refused(small_data: Path, tmp_path: Path) -> None:
     file = tmp_path / "bert.toml"
     file.write_text(change_value(DEMO.read_text(), "model", "vocabulary_size", "30522"))

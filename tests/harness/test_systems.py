@@ -94,6 +94,15 @@ def test_one_machine_may_be_named_once_for_all_nodes() -> None:
         replace(system, launch=launch, nodes=replace(system.nodes, one_machine=False))
 
 
+def test_one_machine_stands_for_several_in_the_demonstration_alone() -> None:
+    system = load_system(DEMO)
+    campaign = replace(system.campaign, profile="lp2bm")
+    with pytest.raises(ValueError, match="one_machine is for the demonstration alone"):
+        replace(system, campaign=campaign)
+    nodes = replace(system.nodes, one_machine=False)
+    assert replace(system, campaign=campaign, nodes=nodes).campaign.profile == "lp2bm"
+
+
 def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such configuration file"):
         load_system(tmp_path / "none.toml")
