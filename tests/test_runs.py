@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.commands import InputError
 from tests.conftest import ROOT, Kit
 
 RESNET_ORDER = (
@@ -157,15 +158,21 @@ def test_data_prepared_for_another_length(kit: Kit) -> None:
     assert "max_seq_length 64, the configuration says 32" in output
 
 
-def test_fewer_evaluations_than_the_rule_only_in_the_demonstration(kit: Kit) -> None:
+def test_another_interval_than_the_rules_only_in_the_demonstration(kit: Kit) -> None:
+    from bert.config import Config
+    from bert.train import check_evaluation_interval
+    from harness.config import load_config
+    from harness.systems import load_system
+
+    config = load_config(kit.bert_config, Config)
+    check_evaluation_interval(load_system(kit.system), config)
     kit.change(
         kit.system,
         ('profile = "demo"', 'profile = "lp2bm"'),
         ("one_machine = true", "one_machine = false"),
     )
-    status, output, _ = kit.launch("bert")
-    assert status == 2
-    assert "interval_samples is 256, the rule asks for 150000" in output
+    with pytest.raises(InputError, match="interval_samples is 256, the rule asks for 150000"):
+        check_evaluation_interval(load_system(kit.system), config)
 
 
 def test_gradient_accumulation_gives_the_same_steps(kit: Kit) -> None:

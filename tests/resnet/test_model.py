@@ -101,7 +101,8 @@ def pair(seed: int = 3) -> tuple[ResNet, nn.Sequential]:
     return model, reference
 
 
-def close(ours: Tensor, theirs: Tensor, limit: float = 1e-5) -> bool:
+def close(ours: Tensor, theirs: Tensor, limit: float = 5e-5) -> bool:
+    """Equal up to fp32 rounding, which differs with the number of threads (1.1e-5 seen with one)."""
     return bool((ours - theirs).norm() <= limit * theirs.norm() + 1e-9)
 
 
