@@ -102,7 +102,7 @@ def pair(seed: int = 3) -> tuple[ResNet, nn.Sequential]:
 
 
 def close(ours: Tensor, theirs: Tensor, limit: float = 5e-5) -> bool:
-    """Equal up to fp32 rounding, which differs with the number of threads (1.1e-5 seen with one)."""
+    """Equal up to fp32 rounding, which differs with the number of threads (1.1e-5 with one)."""
     return bool((ours - theirs).norm() <= limit * theirs.norm() + 1e-9)
 
 
