@@ -192,7 +192,8 @@ def print_summary(score: dict[str, object], score_file: Path, report: Path) -> N
     for finding in findings:
         if finding["severity"] != "note":
             where = ":".join(str(finding[key]) for key in ("file", "line") if finding[key])
-            print(f"{finding['severity']}: {where} {finding['message']}", file=sys.stderr)
+            where = f" {where}" if where else ""
+            print(f"{finding['severity']}:{where} {finding['message']}", file=sys.stderr)
     print(f"report: {report}\nscore file: {score_file}")
     if score["profile"] == "demo":
         print("DEMONSTRATION: tiny models and made data; no figure below says anything of MLPerf")
