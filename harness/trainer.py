@@ -8,6 +8,7 @@ once, since the others would wait for it in a collective.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 import traceback
@@ -24,6 +25,7 @@ from harness.ranks import Launcher, Ranks, SharedFault, read_launcher
 from harness.systems import System
 
 OTHERS_WAIT_SECONDS = 3.0
+LOST = re.compile(r"Connection (closed|reset) by peer")
 
 
 def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:
@@ -39,7 +41,11 @@ def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:
         _leave(f"error: {sentence}", UNUSABLE, shared=isinstance(error, SharedFault))
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED, shared=False)
-    except BaseException:  # noqa: BLE001  whatever it is, the other ranks must not wait for this one
+    except BaseException as error:  # noqa: BLE001  the other ranks must not wait for this one
+        if isinstance(error, RuntimeError) and LOST.search(str(error)):
+            # Another rank has ended: let it say why, and end the job, before this one speaks.
+            time.sleep(OTHERS_WAIT_SECONDS)
+            _leave("error: lost the connection to another rank, which ended", NOT_GOOD, False)
         traceback.print_exc()
         _leave(None, NOT_GOOD, shared=False)
     sys.stdout.flush()
