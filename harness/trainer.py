@@ -7,6 +7,7 @@ once, since the others would wait for it in a collective.
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
@@ -19,13 +20,30 @@ from typing import Any, NoReturn
 import torch.distributed as dist
 
 from harness.caches import clear_caches
-from harness.commands import INTERRUPTED, NOT_GOOD, UNUSABLE, InputError, describe_os_error
+from harness.commands import INTERRUPTED, NOT_GOOD, UNUSABLE, InputError, Parser, describe_os_error
 from harness.process_group import end_all_ranks
 from harness.ranks import Launcher, Ranks, SharedFault, read_launcher
 from harness.systems import System
 
 OTHERS_WAIT_SECONDS = 3.0
 LOST = re.compile(r"Connection (closed|reset) by peer")
+
+
+def parse_trainer_arguments(
+    benchmark: str, description: str | None, arguments: Sequence[str]
+) -> argparse.Namespace:
+    """Parse the command line of `python -m resnet.train` or `python -m bert.train`."""
+    parser = Parser(prog=f"python -m {benchmark}.train", description=description)
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    timed = commands.add_parser("run", help="the timed run, on every rank")
+    timed.add_argument("--system", required=True, type=Path, help="systems/NAME.toml")
+    timed.add_argument("--log", required=True, type=Path, help="the log file to write")
+    measured = commands.add_parser("probe", help="the rate of the step on synthetic data")
+    measured.add_argument("--config", required=True, type=Path)
+    measured.add_argument("--steps", type=int, default=20)
+    measured.add_argument("--device", choices=("cpu", "cuda"), default=None)
+    measured.add_argument("--json", action="store_true")
+    return parser.parse_args(arguments)
 
 
 def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:

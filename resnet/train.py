@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from harness.commands import GOOD, NOT_GOOD, Parser
+from harness.commands import GOOD, NOT_GOOD
 from harness.config import load_config, logged_values
 from harness.process_group import join, select_device, synchronize
 from harness.provenance import log_provenance
@@ -23,7 +23,12 @@ from harness.runclock import RunClock
 from harness.schedules import PolynomialWarmup, resnet_evaluation_epochs
 from harness.seeds import derive_seed, draw_seed
 from harness.systems import System, load_system
-from harness.trainer import clear_node_caches, look_before, run_trainer
+from harness.trainer import (
+    clear_node_caches,
+    look_before,
+    parse_trainer_arguments,
+    run_trainer,
+)
 from harness.warmup import preserve_state
 from resnet.config import EVALUATION_PERIOD_EPOCHS, TARGET_ACCURACY, Config
 from resnet.data import EvaluationInput, TrainingInput
@@ -174,24 +179,9 @@ def warm_up(step: TrainingStep, config: Config, device: torch.device, local_batc
         step.model.train()
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line of `python -m resnet.train`."""
-    parser = Parser(prog="python -m resnet.train", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    timed = commands.add_parser("run", help="the timed run, on every rank")
-    timed.add_argument("--system", required=True, type=Path, help="systems/NAME.toml")
-    timed.add_argument("--log", required=True, type=Path, help="the log file to write")
-    measured = commands.add_parser("probe", help="the rate of the step on synthetic data")
-    measured.add_argument("--config", required=True, type=Path)
-    measured.add_argument("--steps", type=int, default=20)
-    measured.add_argument("--device", choices=("cpu", "cuda"), default=None)
-    measured.add_argument("--json", action="store_true")
-    return parser.parse_args(arguments)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run or probe. Status 0: the target was reached, or the probe is done; 1: it was missed."""
-    options = parse_arguments(arguments)
+    options = parse_trainer_arguments("resnet", __doc__, arguments)
     if options.command == "probe":
         return probe(options)
     run = prepare(options)

@@ -17,10 +17,11 @@ import torch.distributed as dist
 
 from bert import train as bert_train
 from bert.config import Config
-from bert.train import Run, main, parse_arguments, prepare, read_fitting_manifest, train
+from bert.train import Run, main, prepare, read_fitting_manifest, train
 from harness.commands import InputError
 from harness.config import load_config
 from harness.ranks import SharedFault
+from harness.trainer import parse_trainer_arguments
 from tests.bert.test_config import change_value
 from tests.conftest import ROOT
 
@@ -66,7 +67,7 @@ class Machine:
 
     def prepare(self) -> Run:
         arguments = ["run", "--system", str(self.system), "--log", str(self.log)]
-        return prepare(parse_arguments(arguments))
+        return prepare(parse_trainer_arguments("bert", None, arguments))
 
     def events(self) -> list[dict[str, Any]]:
         lines = self.log.read_text().splitlines()

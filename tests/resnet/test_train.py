@@ -17,8 +17,9 @@ import torch.distributed as dist
 
 from harness.commands import InputError
 from harness.ranks import SharedFault
+from harness.trainer import parse_trainer_arguments
 from resnet import train as resnet_train
-from resnet.train import Run, main, parse_arguments, prepare, train
+from resnet.train import Run, main, prepare, train
 from tests.conftest import ROOT
 from tests.resnet.test_config import change_value
 
@@ -64,7 +65,7 @@ class Machine:
 
     def prepare(self) -> Run:
         arguments = ["run", "--system", str(self.system), "--log", str(self.log)]
-        return prepare(parse_arguments(arguments))
+        return prepare(parse_trainer_arguments("resnet", None, arguments))
 
     def events(self) -> list[dict[str, Any]]:
         lines = self.log.read_text().splitlines()
