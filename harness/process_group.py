@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import socket
+import sys
 
 import torch
 import torch.distributed as dist
@@ -78,3 +79,12 @@ def end_all_ranks(world_size: int, status: int) -> None:
 
         MPI.COMM_WORLD.Abort(status)
     os._exit(status)
+
+
+def finalize_mpi() -> None:
+    """Leave MPI if this process has entered it; a rank that does not counts as lost."""
+    if "mpi4py.MPI" in sys.modules:
+        from mpi4py import MPI
+
+        if MPI.Is_initialized() and not MPI.Is_finalized():
+            MPI.Finalize()

@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from harness.caches import clear_caches
 from harness.commands import INTERRUPTED, NOT_GOOD, UNUSABLE, InputError, Parser, describe_os_error
-from harness.process_group import end_all_ranks
+from harness.process_group import end_all_ranks, finalize_mpi
 from harness.ranks import Launcher, Ranks, SharedFault, read_launcher
 from harness.systems import System
 
@@ -49,9 +49,7 @@ def parse_trainer_arguments(
 def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a trainer's main on this rank and leave with its status, ending all ranks on a fault."""
     try:
-        status = main(sys.argv[1:])
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        _end(main(sys.argv[1:]))
     except SystemExit:
         raise  # argparse has said what it had to, the same on every rank
     except (InputError, OSError) as error:
@@ -66,7 +64,21 @@ def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:
             _leave("error: lost the connection to another rank, which ended", NOT_GOOD, False)
         traceback.print_exc()
         _leave(None, NOT_GOOD, shared=False)
+
+
+def _end(status: int) -> NoReturn:
+    """End this rank by itself, the others doing the same."""
+    joined = dist.is_initialized()
+    if joined:
+        dist.destroy_process_group()
     sys.stdout.flush()
+    sys.stderr.flush()
+    if joined:
+        # A thread of the process group may still hold the tensor of the last collective (the
+        # group lives on while a model refers to it). Were the interpreter torn down under it,
+        # giving that tensor back would abort the process: a good run would end with signal 6.
+        finalize_mpi()
+        os._exit(status)
     raise SystemExit(status)
 
 
@@ -82,12 +94,12 @@ def _leave(sentence: str | None, status: int, shared: bool) -> NoReturn:
         sentence = f"{sentence} (rank {launcher.rank})"
     if sentence is not None and (launcher.rank == 0 or not shared):
         print(sentence, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
     # Before MPI is up the launcher ends the others for this rank's status.
     if not shared and launcher.world_size != 1 and "mpi4py.MPI" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
         end_all_ranks(launcher.world_size, status)
-    raise SystemExit(status)
+    _end(status)
 
 
 def look_before(ranks: Ranks, look: Callable[[], Any]) -> Any:

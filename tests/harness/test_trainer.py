@@ -230,3 +230,32 @@ def test_all_ranks_end_together(program: str, line: str) -> None:
     lines = [text for text in done.stderr.splitlines() if text.startswith("error:")]
     assert len(lines) == 1 and lines[0].startswith(line)
     assert "Traceback" not in done.stderr
+
+
+# A rank that has joined a process group, whose threads live on in the model that refers to it.
+JOINED = """
+import atexit, os, sys, torch, torch.distributed as dist
+from harness.commands import InputError
+from harness.trainer import run_trainer
+def main(arguments):
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    held.append(torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2)))
+    print("trained")
+    END
+held = []
+atexit.register(print, "the interpreter is torn down")
+run_trainer(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [("return 0", 0), ("return 1", 1), ('raise InputError("broken")', 2), ("raise ValueError", 1)],
+)
+def test_no_interpreter_is_torn_down_under_the_process_group(end: str, status: int) -> None:
+    """Its threads give tensors back to the interpreter, and abort the process if it has gone."""
+    command = [sys.executable, "-c", JOINED.replace("END", end)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (status, "trained\n"), done.stderr
