@@ -1,4 +1,5 @@
-"""The commands of scoring: `python -m scoring score|report DIR`.
+"""Scoring's command line: `python -m scoring COMMAND ...`, the commands being those of
+`scoring/commands`.
 
 Exit statuses: 0 valid; 1 not valid; 2 wrong usage or unreadable input.
 """
@@ -6,20 +7,15 @@ Exit statuses: 0 valid; 1 not valid; 2 wrong usage or unreadable input.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
+from importlib import import_module
 from typing import NoReturn
 
-from scoring.profile import DEFAULT, ProfileError, list_profiles, load_profile
-from scoring.prose import write_prose
-from scoring.score import Score, score_folder
-from scoring.submission import InputError
+from scoring.exits import INTERRUPTED, UNUSABLE, VALID, InputError
 
-VALID, NOT_VALID, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+COMMANDS = ("score", "report")
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,62 +31,20 @@ def make_parser() -> Parser:
     """Make the parser of the command line."""
     parser = Parser(prog="python -m scoring", description="Score MLPerf Training run logs.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
-    shared = Parser(add_help=False)
-    shared.add_argument("folder", metavar="DIR", type=Path, help="holds resnet/ and/or bert/")
-    shared.add_argument("--ruleset", default="4.0.0", help="of mlperf-logging (4.0.0)")
-    shared.add_argument("--rfp", default=DEFAULT, metavar="NAME", help=", ".join(list_profiles()))
-    shared.add_argument("--window", action="store_true", help="choose among more runs than needed")
-    score = commands.add_parser("score", parents=[shared], help="print the verdict and the score")
-    score.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    report = commands.add_parser("report", parents=[shared], help="write a page with all figures")
-    report.add_argument("--output", type=Path, required=True, metavar="FILE", help="HTML file")
+    for name in COMMANDS:
+        command = import_module(f"scoring.commands.{name}")
+        its = commands.add_parser(name, help=command.HELP, description=command.__doc__)
+        command.add_arguments(its)
+        its.set_defaults(run=command.run)
     return parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and give its exit status."""
     options = make_parser().parse_args(arguments)
-    try:
-        profile = load_profile(options.rfp)
-    except ProfileError as error:
-        raise InputError(f"--rfp: {error}") from None
-    score = score_folder(options.folder, options.ruleset, profile, options.window)
-    if options.command == "report":
-        write_report(score, options.output)
-    elif options.json:
-        print(json.dumps(score.describe(), indent=1, allow_nan=False))
-    else:
-        print(write_prose(score), end="")
-    return VALID if score.valid else NOT_VALID
-
-
-def write_report(score: Score, output: Path) -> None:
-    """Write the page whole or not at all."""
-    # Only here: drawing imports matplotlib, which `score` must not wait for.
-    from scoring.report.page import write_page
-
-    if not output.parent.is_dir():
-        raise InputError(f"--output {output}: no such folder: make it first")
-    text = write_page(score)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=output.parent, prefix=f".{output.name}.", delete=False
-    ) as file:
-        temporary = Path(file.name)
-        try:
-            file.write(text)
-            file.flush()
-            temporary.chmod(0o666 & ~_get_umask())
-            temporary.replace(output)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    print(f"wrote {output}", file=sys.stderr)
-
-
-def _get_umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+    status = options.run(options)
+    assert isinstance(status, int)
+    return status
 
 
 def run() -> NoReturn:

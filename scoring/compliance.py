@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scoring.exits import InputError
 from scoring.findings import quote
 from scoring.log import Event
 from scoring.rules import BENCHMARKS
 from scoring.run import Run
-from scoring.submission import InputError
 
 TIME_LIMIT_SECONDS = 180
 _PROCESS = Path(__file__).parent / "stock_process.py"

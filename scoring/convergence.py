@@ -14,10 +14,10 @@ from statistics import fmean
 from typing import Any
 
 from scoring.compliance import find_package
+from scoring.exits import InputError
 from scoring.rules import RUNS_NEEDED
 from scoring.run import Run
 from scoring.student import compute_quantile
-from scoring.submission import InputError
 
 NOT_CONVERGED = 1e9
 _CONFIDENCE = 0.95

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scoring.exits import InputError
 from scoring.log import LineError, parse_json, read_bounded, read_log, stays_inside
 from scoring.profile import Profile
 from scoring.rules import BENCHMARKS
@@ -17,10 +18,6 @@ SYSTEM_FILE = "system.json"
 SYSTEM_LIMIT_BYTES = 1 << 20
 RUN_FILE_LIMIT = 200
 _NUMBER = re.compile(r"result_(\d{1,9})\.txt")
-
-
-class InputError(Exception):
-    """Something the user gave cannot be used: one sentence with the mend."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 import pytest
 
 from scoring.compliance import StockProcess, check_compliance
+from scoring.exits import InputError
 from scoring.profile import load_profile
-from scoring.submission import InputError, read_submission
+from scoring.submission import read_submission
 
 
 def check(campaign, folder):

@@ -6,7 +6,7 @@ import pytest
 from mlperf_logging.rcp_checker.rcp_checker import RCP_Checker
 
 from scoring.convergence import load_references, match_reference, prune_references
-from scoring.submission import InputError
+from scoring.exits import InputError
 
 # (batch, runs, mean, deviation, smallest allowed mean) of ruleset 4.0.0, from the rules' review.
 PRUNED = {

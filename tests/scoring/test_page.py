@@ -8,11 +8,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from scoring.__main__ import main, write_report
+from scoring.__main__ import main
+from scoring.commands.report import write_report
+from scoring.exits import InputError
 from scoring.profile import load_profile
 from scoring.report.page import write_page
 from scoring.score import score_folder
-from scoring.submission import InputError
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 

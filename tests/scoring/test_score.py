@@ -8,12 +8,12 @@ import re
 
 import pytest
 
+from scoring.exits import InputError
 from scoring.profile import load_profile
 from scoring.prose import write_prose
 from scoring.report.page import write_page
 from scoring.score import score_folder
 from scoring.stock_process import answer_job
-from scoring.submission import InputError
 
 
 def score(folder, profile="mlperf", ruleset="4.0.0", use_window=False):

@@ -1,0 +1,41 @@
+"""Writes files whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from scoring.exits import InputError
+
+
+@contextmanager
+def write_atomically(path: Path, option: str = "--output") -> Iterator[IO[bytes]]:
+    """Open a file that gets its name when the block ends well, and vanishes when it does not.
+
+    option: what the user named the file with. Raises InputError where its folder does not exist.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{option} {path}: no such folder: make {path.parent} first")
+    with tempfile.NamedTemporaryFile(
+        "wb", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        temporary = Path(file.name)
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_get_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _get_umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
