@@ -1,0 +1,1 @@
+"""The response package: how it is laid out, made, and examined."""
