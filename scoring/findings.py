@@ -17,7 +17,7 @@ _SLUGS = {
         "marker-twice same-run-twice same-curve-twice eval-outside-run work-before-run-start "
         "gbs-differs hp-differs same-seed hp-table cadence-resnet cadence-bert division "
         "init-over-30min eval-time-order run-count too-many-unusable rcp identity node-count "
-        "no-seed demonstration not-a-demonstration"
+        "no-seed demonstration not-a-demonstration description"
     ),
     WARNING: (
         "success-below-target epoch-clock fast-stretch fast-run clock-back "
@@ -26,7 +26,7 @@ _SLUGS = {
         "cache-clear-missing cache-clear-value cache-clear-early work-after-run-stop "
         "evals-after-pass block-chain epoch-numbering late-run-start spread-over-7d "
         "gbs-not-divisible platform-differs planted-scaling one-unusable-run "
-        "implausible-throughput"
+        "implausible-throughput description-empty"
     ),
     NOTE: ("not-utf8 idle-gap file-order file-names submitter-json system-name-json status-json"),
 }
