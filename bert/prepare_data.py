@@ -17,6 +17,7 @@ import numpy as np
 from bert.examples import ExampleSettings
 from bert.prepare_data_digests import digest_data
 from bert.prepare_data_export import export_data
+from bert.prepare_data_faults import find_faults
 from bert.prepare_data_parts import create_data
 from bert.prepare_data_picks import pick_evaluation_examples
 from bert.shard_file import hash_content, read_description
@@ -42,7 +43,8 @@ def verify_data(manifest: Manifest) -> list[str]:
                         f"{manifest.folder / shard.name}: the content does not match its checksum: "
                         "delete the file and run the same create again"
                     )
-                faults += shards.get_file(number).find_faults(
+                faults += find_faults(
+                    shards.get_file(number).layout,
                     manifest.max_seq_length,
                     manifest.max_predictions_per_seq,
                     manifest.vocabulary_size,

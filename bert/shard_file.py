@@ -21,7 +21,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ PREFIX_BYTES = len(MAGIC) + 8
 ALIGNMENT_BYTES = 4096
 LARGEST_DESCRIPTION_BYTES = 1 << 20
 COPY_BYTES = 1 << 22
+BLOCK_EXAMPLES = 4096
 ITEM_BYTES = {"<u2": 2, "<u4": 4}
 # start: where the record begins, counted in numbers, not bytes; second segment: from first_segment.
 INDEX_ENTRY = np.dtype(
@@ -84,11 +85,24 @@ def write_shard(
     index: (examples,) INDEX_ENTRY; records: one array of <u2 or <u4 for each example; origin: what
     the description says of where the examples come from. Raises OSError.
     """
-    item = records[0].dtype
+    blocks = [
+        np.concatenate(records[first : first + BLOCK_EXAMPLES])
+        for first in range(0, len(records), BLOCK_EXAMPLES)
+    ]
+    return write_blocks(path, index, blocks, origin)
+
+
+def write_blocks(
+    path: Path,
+    index: npt.NDArray[Any],
+    blocks: list[npt.NDArray[Any]],
+    origin: dict[str, Any],
+) -> dict[str, Any]:
+    """Write a shard as write_shard does, its records given as arrays of many records each."""
+    item = blocks[0].dtype
     index_bytes = index.tobytes()
     gap = bytes(align(len(index_bytes)) - len(index_bytes))
     digest = hashlib.sha256(index_bytes + gap)
-    blocks = [np.concatenate(records[i : i + 4096]) for i in range(0, len(records), 4096)]
     for block in blocks:
         digest.update(block.data.cast("B"))
     description = {
@@ -110,6 +124,8 @@ def write_shard(
         "sha256": digest.hexdigest(),
     }
     content = json.dumps(description, indent=1, sort_keys=True).encode() + b"\n"
+    if len(content) > LARGEST_DESCRIPTION_BYTES:
+        raise ValueError(f"{path}: its description of {len(content)} bytes could not be read again")
     head = MAGIC + len(content).to_bytes(4, "little") + zlib.crc32(content).to_bytes(4, "little")
     head += content
     with write_atomically(path, "wb") as file:
@@ -136,22 +152,101 @@ def read_description(path: Path) -> tuple[dict[str, Any], int]:
         raise InputError(f"{path}: the description is damaged: make the shard anew with create")
     try:
         description = json.loads(content)
-        examples, index_bytes = description["examples"], description["index"]["bytes"]
-        number, record_bytes = description["records"]["number"], description["records"]["bytes"]
-        known = number in ITEM_BYTES and record_bytes % ITEM_BYTES[number] == 0
-        if not (known and index_bytes == examples * INDEX_ENTRY.itemsize > 0):
-            raise ValueError("its counts contradict each other")
-        if type(description["sha256"]) is not str:
-            raise ValueError("it has no checksum")
+        check_description(description)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: not the description of a shard ({error}): make it anew with create"
         ) from None
     start = align(PREFIX_BYTES + length)
-    wanted = start + align(index_bytes) + record_bytes
+    wanted = start + align(description["index"]["bytes"]) + description["records"]["bytes"]
     if size != wanted:
         raise InputError(f"{path} has {size} bytes instead of {wanted}: make it anew with create")
     return description, start
+
+
+def check_description(description: Any) -> None:
+    """Raise KeyError, TypeError or ValueError unless the counts of a description agree."""
+    index, records = description["index"], description["records"]
+    counts = [description[name] for name in ("examples", "tokens", "masked_tokens")]
+    counts += [index["bytes"], records["bytes"]]
+    if any(type(count) is not int or count < 0 for count in counts):
+        raise ValueError("a count is not a whole number")
+    examples, tokens, masked_tokens, index_bytes, record_bytes = counts
+    numbers = tokens + 2 * masked_tokens
+    if (
+        index_bytes != examples * INDEX_ENTRY.itemsize
+        or index_bytes == 0
+        or record_bytes != numbers * ITEM_BYTES.get(records["number"], 0)
+    ):
+        raise ValueError("its counts contradict each other")
+    if type(description["sha256"]) is not str:
+        raise ValueError("it has no checksum")
+
+
+class Layout(NamedTuple):
+    """Where the sections of a shard lie, in bytes; item: the type of a number of the records."""
+
+    path: Path
+    examples: int
+    index_start: int
+    records_start: int
+    numbers: int
+    item: np.dtype[Any]
+
+
+def find_layout(path: Path, description: dict[str, Any], start: int) -> Layout:
+    """Return the layout that read_description's answer means."""
+    item = np.dtype(description["records"]["number"])
+    numbers = description["records"]["bytes"] // item.itemsize
+    records_start = start + align(description["index"]["bytes"])
+    return Layout(path, description["examples"], start, records_start, numbers, item)
+
+
+def count_numbers(index: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return how many numbers the record of each index entry has, (examples,)."""
+    return index["tokens"].astype(np.int64) + 2 * index["masked"].astype(np.int64)
+
+
+def read_index(layout: Layout, first: int = 0, last: int | None = None) -> npt.NDArray[Any]:
+    """Read index entries first ... last - 1 of a shard: in one go, not page by page.
+
+    Raises InputError where the file has become shorter, OSError where it cannot be read.
+    """
+    last = layout.examples if last is None else last
+    place = layout.index_start + first * INDEX_ENTRY.itemsize
+    return _read_array(layout.path, INDEX_ENTRY, place, last - first)
+
+
+def read_examples(
+    layout: Layout, first: int, last: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Read examples first ... last - 1: their index entries, and their records as one flat array.
+
+    Raises InputError where the records do not lie one after the other; OSError.
+    """
+    index = read_index(layout, first, last)
+    if not len(index):
+        return index, np.empty(0, layout.item)
+    lengths = count_numbers(index)
+    begin, total = int(index["start"][0]), int(lengths.sum())
+    expected = np.cumsum(lengths) - lengths + index["start"][0].astype(np.int64)
+    if begin + total > layout.numbers or not np.array_equal(
+        index["start"].astype(np.int64), expected
+    ):
+        raise InputError(
+            f"{layout.path}: the index does not match the records: make it anew with create"
+        )
+    place = layout.records_start + begin * layout.item.itemsize
+    return index, _read_array(layout.path, layout.item, place, total)
+
+
+def _read_array(path: Path, item: np.dtype[Any], place: int, count: int) -> npt.NDArray[Any]:
+    with open(path, "rb", buffering=0) as file:
+        file.seek(place)
+        array = np.fromfile(file, item, count)
+    if len(array) != count:
+        raise InputError(f"{path} has become shorter while it was read: make it anew with create")
+    return array
 
 
 def hash_content(path: Path, start: int) -> str:
@@ -173,64 +268,36 @@ class ShardFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.description, start = read_description(path)
-        records_start = start + align(self.description["index"]["bytes"])
+        self.layout = layout = find_layout(path, self.description, start)
         with open(path, "rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(memory, "madvise"):
             memory.madvise(mmap.MADV_RANDOM)  # reading ahead would read other examples
-        examples = self.description["examples"]
-        item = np.dtype(self.description["records"]["number"])
-        count = self.description["records"]["bytes"] // item.itemsize
-        self.index = np.frombuffer(memory, INDEX_ENTRY, examples, start)
-        self.records = np.frombuffer(memory, item, count, records_start)
+        self.index = np.frombuffer(memory, INDEX_ENTRY, layout.examples, start)
+        self.records = np.frombuffer(memory, layout.item, layout.numbers, layout.records_start)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def get_records(self, entries: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-        """Return the record of each index entry, views of the mapped file."""
-        starts = entries["start"].astype(np.int64)
-        lengths = entries["tokens"].astype(np.int64) + 2 * entries["masked"].astype(np.int64)
-        pairs = zip(starts.tolist(), (starts + lengths).tolist(), strict=True)
-        return [self.records[start:end] for start, end in pairs]
+        """Return the record of each index entry, views of the mapped file.
 
-    def find_faults(self, max_seq_length: int, max_predictions: int, vocabulary: int) -> list[str]:
-        """Read the whole shard and say in a sentence each what is wrong with its examples."""
-        index, faults = self.index, []
-        tokens, masked = index["tokens"].astype(np.int64), index["masked"].astype(np.int64)
-        lengths = tokens + 2 * masked
-        if not np.array_equal(index["start"], np.cumsum(lengths) - lengths):
-            return [f"{self.path}: the index does not match the records"]
-        if lengths.sum() != len(self.records):
-            return [f"{self.path}: the records are longer or shorter than the index says"]
-        checks = {
-            f"a sequence is shorter than 5 or longer than {max_seq_length} tokens": (
-                (tokens < 5) | (tokens > max_seq_length)
-            ),
-            f"an example masks no token or more than {max_predictions}": (
-                (masked < 1) | (masked > max_predictions)
-            ),
-            "a second segment begins outside its sequence": (
-                (index["first_segment"] < 3) | (index["first_segment"] > tokens - 2)
-            ),
-            "a next-sentence label is neither 0 nor 1": index["next_sentence_label"] > 1,
-        }
-        for sentence, wrong in checks.items():
-            if wrong.any():
-                faults.append(f"{self.path}: {sentence} (example {int(np.argmax(wrong))})")
-        for number, record in enumerate(self.iterate_records()):
-            ids, positions, truth = np.split(
-                record, [int(tokens[number]), int(tokens[number] + masked[number])]
+        Raises InputError where an entry points outside the records.
+        """
+        starts, lengths = entries["start"], count_numbers(entries)
+        # Unsigned until it is known to be small: 2^64 - 1 must not become -1.
+        if (starts > len(self.records)).any() or (
+            starts.astype(np.int64) + lengths > len(self.records)
+        ).any():
+            raise InputError(
+                f"{self.path}: the index does not match the records: run "
+                f"python -m bert.prepare_data verify {self.path.parent}"
             )
-            if max(ids.max(initial=0), truth.max(initial=0)) >= vocabulary:
-                faults.append(f"{self.path}: a token is not in the vocabulary (example {number})")
-                break
-            if positions.max(initial=0) >= len(ids) or (positions[1:] <= positions[:-1]).any():
-                faults.append(f"{self.path}: wrong masked positions (example {number})")
-                break
-        return faults
+        first = starts.astype(np.int64)
+        pairs = zip(first.tolist(), (first + lengths).tolist(), strict=True)
+        return [self.records[start:end] for start, end in pairs]
 
     def iterate_records(self) -> Iterator[npt.NDArray[Any]]:
         """Yield the record of each example in order."""
-        for first in range(0, len(self), 4096):
-            yield from self.get_records(self.index[first : first + 4096])
+        for first in range(0, len(self), BLOCK_EXAMPLES):
+            yield from self.get_records(self.index[first : first + BLOCK_EXAMPLES])

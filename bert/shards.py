@@ -1,172 +1,42 @@
-"""The data set on disk: a manifest, and the shards it names, read a sample at a time.
-
-The manifest says how many examples there are and how large every file is, so that a run knows its
-data set, and that it is whole, before the clock starts and without touching a byte of the data.
-"""
+"""All examples of a data set, numbered through, read a sample at a time."""
 
 from __future__ import annotations
 
-import json
-import re
 import resource
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from bert.examples import ExampleSettings
+from bert.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    Shard,
+    check_size,
+    name_shard,
+    read_manifest,
+    write_manifest,
+)
 from bert.shard_file import ShardFile
 from harness.commands import InputError
-from harness.files import write_atomically
 
-MANIFEST_NAME = "manifest.json"
+__all__ = [
+    "MANIFEST_NAME",
+    "FlatBatch",
+    "Manifest",
+    "Sample",
+    "Shard",
+    "ShardSet",
+    "allow_open_files",
+    "check_size",
+    "count_up",
+    "name_shard",
+    "read_manifest",
+    "write_manifest",
+]
+
 SPARE_FILES = 256
-SHARD_NAME = re.compile(r"[0-9]{5,}-[A-Za-z0-9._-]{1,100}\.shard")
-SHARD_KEYS = {
-    "name": str,
-    "examples": int,
-    "tokens": int,
-    "masked_tokens": int,
-    "bytes": int,
-    "sha256": str,
-}
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One file of the data set: its counts, its size, the SHA-256 of its content."""
-
-    name: str
-    examples: int
-    tokens: int
-    masked_tokens: int
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A data set: the folder it lies in, how it was made, its shards in the order of the texts."""
-
-    folder: Path
-    settings: ExampleSettings
-    vocabulary_size: int
-    vocabulary_md5: str
-    shards: tuple[Shard, ...]
-
-    @property
-    def examples(self) -> int:
-        return sum(shard.examples for shard in self.shards)
-
-    @property
-    def tokens(self) -> int:
-        return sum(shard.tokens for shard in self.shards)
-
-    @property
-    def masked_tokens(self) -> int:
-        return sum(shard.masked_tokens for shard in self.shards)
-
-    @property
-    def max_seq_length(self) -> int:
-        return self.settings.max_seq_length
-
-    @property
-    def max_predictions_per_seq(self) -> int:
-        return self.settings.max_predictions_per_seq
-
-
-def name_shard(number: int, name: str) -> str:
-    """Name shard `number` (from 0) after the text it is made of."""
-    return f"{number:05d}-{re.sub('[^A-Za-z0-9._-]', '_', name)[:100]}.shard"
-
-
-def write_manifest(manifest: Manifest) -> None:
-    """Write manifest.json into the data set's folder, whole or not at all. Raises OSError."""
-    content = {
-        "schema": 1,
-        "examples": manifest.examples,
-        "settings": asdict(manifest.settings),
-        "vocabulary_size": manifest.vocabulary_size,
-        "vocabulary_md5": manifest.vocabulary_md5,
-        "shards": [asdict(shard) for shard in manifest.shards],
-    }
-    with write_atomically(manifest.folder / MANIFEST_NAME) as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
-
-
-def read_manifest(folder: Path | str) -> Manifest:
-    """Read manifest.json and check that every shard is there in its full size, by stat alone.
-
-    Raises InputError naming the file, what is wrong and the mend.
-    """
-    folder = Path(folder)
-    path = folder / MANIFEST_NAME
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"{path} is missing: make the data with python -m bert.prepare_data create, "
-            "or let an interrupted one finish"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}): make the data anew with create") from None
-    try:
-        manifest = _parse_manifest(folder, content)
-    except (KeyError, TypeError, ValueError, InputError) as error:
-        raise InputError(
-            f"{path} is not a manifest of schema 1 ({error}): make the data anew with create"
-        ) from None
-    for shard in manifest.shards:
-        check_size(folder / shard.name, shard.bytes)
-    return manifest
-
-
-def _parse_manifest(folder: Path, content: Any) -> Manifest:
-    if content["schema"] != 1:
-        raise ValueError(f"schema is {content['schema']!r}")
-    shards = []
-    for item in content["shards"]:
-        if set(item) != set(SHARD_KEYS):
-            raise ValueError(f"a shard has the keys {sorted(item)}")
-        for key, kind in SHARD_KEYS.items():
-            if type(item[key]) is not kind or (kind is int and item[key] < 1):
-                raise ValueError(f"a shard has {key} {item[key]!r}")
-        if not SHARD_NAME.fullmatch(item["name"]):
-            raise ValueError(f"a shard has the name {item['name']!r}")
-        shards.append(Shard(**item))
-    if not shards:
-        raise ValueError("it names no shard")
-    for name, kind in (("vocabulary_size", int), ("vocabulary_md5", str), ("examples", int)):
-        if type(content[name]) is not kind:
-            raise ValueError(f"{name} is {content[name]!r}")
-    settings = ExampleSettings(**content["settings"])
-    manifest = Manifest(
-        folder, settings, content["vocabulary_size"], content["vocabulary_md5"], tuple(shards)
-    )
-    if manifest.examples != content["examples"]:
-        raise ValueError(
-            f"examples is {content['examples']}, but its shards have {manifest.examples}"
-        )
-    return manifest
-
-
-def check_size(path: Path, wanted_bytes: int) -> None:
-    """Raise InputError, naming the mend, unless a file is there and of the wanted size."""
-    try:
-        size = path.stat().st_size
-    except FileNotFoundError:
-        raise InputError(
-            f"{path} is missing ({wanted_bytes} bytes wanted): run the same create again"
-        ) from None
-    if size != wanted_bytes:
-        raise InputError(
-            f"{path} has {size} bytes instead of {wanted_bytes}: delete it and run the same "
-            "create again"
-        )
 
 
 class Sample(NamedTuple):
@@ -269,10 +139,15 @@ class ShardSet:
             raise IndexError(f"examples are numbered from 0 to {len(self) - 1}, not {indices}")
         entries, records = self.find(numbers)
         tokens, masked = entries["tokens"].astype(np.int64), entries["masked"].astype(np.int64)
-        flat = np.concatenate(records)
-        lengths = tokens + 2 * masked
-        if len(flat) != lengths.sum():
+        if (
+            tokens.min() < 1
+            or tokens.max() > self.manifest.max_seq_length
+            or masked.min() < 1
+            or masked.max() > self.manifest.max_predictions_per_seq
+            or entries["next_sentence_label"].max() > 1
+        ):
             raise self._damage(numbers)
+        flat, lengths = np.concatenate(records), tokens + 2 * masked
         starts = np.cumsum(lengths) - lengths
         cu_seqlens = np.concatenate(([0], np.cumsum(tokens)))
         positions = count_up(tokens)
@@ -289,13 +164,8 @@ class ShardSet:
             next_sentence_labels=entries["next_sentence_label"].astype(np.int64),
         )
         highest = max(batch.input_ids.max(), batch.masked_ids.max())
-        if (
-            highest >= self.manifest.vocabulary_size
-            or (masked_positions >= np.repeat(tokens, masked)).any()
-            or tokens.max() > self.manifest.max_seq_length
-            or tokens.min() < 1
-            or batch.next_sentence_labels.max() > 1
-        ):
+        outside = (masked_positions >= np.repeat(tokens, masked)).any()
+        if highest >= self.manifest.vocabulary_size or outside:
             raise self._damage(numbers)
         return batch
 

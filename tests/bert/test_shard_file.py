@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bert.prepare_data_faults import find_faults
 from bert.shard_file import (
     ALIGNMENT_BYTES,
     INDEX_ENTRY,
@@ -17,6 +18,7 @@ from bert.shard_file import (
     ShardFile,
     hash_content,
     read_description,
+    read_examples,
     write_shard,
 )
 from harness.commands import InputError
@@ -55,7 +57,7 @@ def test_round_trip(tmp_path: Path, dtype: str) -> None:
     assert hash_content(path, start) == description["sha256"]
     assert (read["examples"], read["tokens"], read["masked_tokens"]) == (3, 19, 4)
     file = ShardFile(path)
-    assert file.find_faults(8, 2, 13) == []
+    assert find_faults(file.layout, 8, 2, 13) == []
     records = list(file.iterate_records())
     assert records[1].tolist() == [0, 1, 2, 3, 4, 0, 1, 10, 11]
     with pytest.raises(ValueError, match="read-only"):
@@ -68,25 +70,75 @@ def test_round_trip(tmp_path: Path, dtype: str) -> None:
 def test_faults_of_the_examples_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.shard"
     make_shard(path)
+    layout = ShardFile(path).layout
+    assert "longer than 7 tokens (example 2)" in find_faults(layout, 7, 2, 13)[0]
+    assert "more than 1 (example 1)" in find_faults(layout, 8, 1, 13)[0]
+    assert "not in the vocabulary (example 1)" in find_faults(layout, 8, 2, 11)[0]
+
+
+def test_stretches_are_read_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.shard"
+    make_shard(path)
     file = ShardFile(path)
-    assert "longer than 7 tokens (example 2)" in file.find_faults(7, 2, 13)[0]
-    assert "more than 1 (example 1)" in file.find_faults(8, 1, 13)[0]
-    assert "not in the vocabulary (example 1)" in file.find_faults(8, 2, 11)[0]
+    index, records = read_examples(file.layout, 1, 3)
+    assert index["tokens"].tolist() == [5, 8]
+    assert records.tolist() == file.records[8:].tolist()
+    assert [len(part) for part in read_examples(file.layout, 2, 2)] == [0, 0]
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(InputError, match="become shorter"):
+        read_examples(file.layout, 2, 3)
+
+
+@pytest.mark.parametrize("start", [1, 9, 1 << 40, (1 << 64) - 8])
+def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path, start: int) -> None:
+    path = tmp_path / "a.shard"
+    make_shard(path)
+    content = bytearray(path.read_bytes())
+    content[ALIGNMENT_BYTES + 16 : ALIGNMENT_BYTES + 24] = start.to_bytes(8, "little")
+    path.write_bytes(content)
+    file = ShardFile(path)
+    with pytest.raises(InputError, match="index does not match the records"):
+        read_examples(file.layout, 0, 3)
+    assert "index does not match" in find_faults(file.layout, 8, 2, 13)[0]
+    if start > len(file.records):
+        with pytest.raises(InputError, match="index does not match the records"):
+            file.get_records(file.index[1:2])
+
+
+@pytest.mark.parametrize(
+    ("places", "sentence"),
+    [({13: 1}, "wrong masked positions"), ({14: 5}, "wrong masked positions"), ({}, None)],
+)
+def test_masked_positions_rise_within_the_sequence(
+    tmp_path: Path, places: dict[int, int], sentence: str | None
+) -> None:
+    """Numbers 13 and 14 of the records are example 1's masked positions, 0 and 1 of 5 tokens."""
+    path = tmp_path / "a.shard"
+    make_shard(path)
+    content = bytearray(path.read_bytes())
+    for place, value in places.items():
+        content[2 * ALIGNMENT_BYTES + 2 * place] = value
+    path.write_bytes(content)
+    faults = find_faults(ShardFile(path).layout, 8, 2, 13)
+    assert faults == ([f"{path}: {sentence} (example 1)"] if sentence else [])
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"examples": 4}, "contradict"),
-        ({"examples": "3"}, "contradict"),
+        ({"examples": "3"}, "not a whole number"),
+        ({"examples": 3.0}, "not a whole number"),
+        ({"tokens": True}, "not a whole number"),
+        ({"masked_tokens": None}, "'masked_tokens'"),
         ({"examples": None}, "'examples'"),
-        ({"index": {"bytes": -48}}, "contradict"),
+        ({"index": {"bytes": -48}}, "not a whole number"),
         ({"index": 3}, "not the description"),
         ({"sha256": 3}, "no checksum"),
         ({"records": {"bytes": 54, "number": "|O"}}, "contradict"),
         ({"records": {"bytes": 54, "number": []}}, "not the description"),
-        ({"records": {"bytes": 1 << 70, "number": "<u2"}}, "bytes instead of"),
-        ({"records": {"bytes": 52, "number": "<u2"}}, "bytes instead of"),
+        ({"records": {"bytes": 1 << 70, "number": "<u2"}}, "contradict"),
+        ({"records": {"bytes": 52, "number": "<u2"}}, "contradict"),
     ],
 )
 def test_hostile_descriptions(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:

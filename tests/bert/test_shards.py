@@ -7,13 +7,14 @@ import random
 import resource
 from array import array
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bert.examples import Examples, ExampleSettings
+from bert.manifest import UNKNOWN_TEXT, Origin, Text, trace_origin
 from bert.shard_file import order_examples, read_description, write_shard
 from bert.shards import (
     Manifest,
@@ -190,6 +191,15 @@ def test_manifests_that_are_none(tmp_path: Path) -> None:
         json.dumps({**good, "shards": [{**shard, "bytes": True}]}),
         json.dumps({**good, "shards": [{**shard, "more": 1}]}),
         json.dumps({**good, "shards": [3]}),
+        json.dumps({**good, "shards": [{**shard, "examples": 10**30}]}),
+        json.dumps({**good, "shards": [shard, shard], "examples": 14}),
+        json.dumps({**good, "vocabulary_size": 0}),
+        json.dumps({**good, "vocabulary_md5": "../x"}),
+        json.dumps({**good, "settings": {**good["settings"], "max_seq_length": 40.5}}),
+        json.dumps({**good, "settings": 3}),
+        json.dumps({**good, "origin": 3}),
+        json.dumps({**good, "origin": {"texts": [{"bytes": 1}], "operations": []}}),
+        json.dumps({**good, "origin": {"texts": [], "operations": [3]}}),
     ]
     for content in bad:
         path.write_text(content)
@@ -246,3 +256,28 @@ def test_limit_of_open_files_is_raised_as_far_as_it_goes() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 300
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_damaged_count_is_refused_where_it_is_all_that_is_asked_for(tmp_path: Path) -> None:
+    """Example 7 alone, the only one of its shard: no neighbour's length betrays the damage."""
+    manifest, _ = make_data(tmp_path)
+    path = tmp_path / manifest.shards[1].name
+    whole, start = path.read_bytes(), read_description(path)[1]
+    for name in ("tokens", "masked"):
+        offset = start + {"tokens": 8, "masked": 12}[name]
+        for value in (0, 41, 65_535):
+            content = bytearray(whole)
+            content[offset : offset + 2] = value.to_bytes(2, "little")
+            path.write_bytes(content)
+            with pytest.raises(InputError, match="prepare_data verify"):
+                ShardSet.open(manifest).sample(7)
+
+
+def test_the_origin_is_kept_or_asked_of_the_shards(tmp_path: Path) -> None:
+    manifest, _ = make_data(tmp_path)
+    assert trace_origin(manifest) == Origin((UNKNOWN_TEXT,) * 4)
+    origin = Origin((Text(3, "a" * 32),)).add("pick 10")
+    changed = replace(manifest, origin=origin)
+    write_manifest(changed)
+    assert read_manifest(tmp_path) == changed
+    assert trace_origin(changed) == Origin((Text(3, "a" * 32),), ("pick 10",))
