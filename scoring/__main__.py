@@ -14,8 +14,9 @@ from importlib import import_module
 from typing import NoReturn
 
 from scoring.exits import INTERRUPTED, UNUSABLE, VALID, InputError
+from scoring.findings import make_printable
 
-COMMANDS = ("score", "report")
+COMMANDS = ("score", "report", "describe", "explain")
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,7 +24,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong and leave."""
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        sentence = f"{self.prog}: {message} (see {self.prog} --help)"
+        print(make_printable(sentence), file=sys.stderr)
         raise SystemExit(UNUSABLE)
 
 
@@ -53,14 +55,15 @@ def run() -> NoReturn:
         status = main(sys.argv[1:])
         sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(make_printable(f"error: {error}"), file=sys.stderr)
         status = UNUSABLE
     except BrokenPipeError:
         # The reader of our output has gone: nothing to tell it, and no traceback at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = VALID
     except OSError as error:
-        print(f"error: cannot use {error.filename}: {error.strerror}", file=sys.stderr)
+        sentence = f"error: cannot use {error.filename}: {error.strerror}"
+        print(make_printable(sentence), file=sys.stderr)
         status = UNUSABLE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
