@@ -15,7 +15,6 @@ from typing import Any
 
 from scoring.compliance import find_package
 from scoring.exits import InputError
-from scoring.rules import RUNS_NEEDED
 from scoring.run import Run
 from scoring.student import compute_quantile
 
@@ -34,9 +33,9 @@ class Reference:
     deviation: float
     kept: int
 
-    def compute_minimum(self, benchmark: str) -> float:
-        """Give the smallest acceptable mean: one-sided pooled t-test at 5 %."""
-        submitted = RUNS_NEEDED[benchmark] - 2
+    def compute_minimum(self, runs: int) -> float:
+        """Give the smallest acceptable mean of `runs` runs: one-sided pooled t-test at 5 %."""
+        submitted = runs - 2
         if self.deviation == 0:
             return self.mean
         t = compute_quantile(_CONFIDENCE, self.kept + submitted - 2)
@@ -127,17 +126,18 @@ def _interpolate(low: Reference, high: Reference, batch: int, runs: int) -> Refe
     )
 
 
-def match_reference(
-    benchmark: str, batch: int, pruned: list[Reference]
-) -> tuple[Reference | None, str]:
-    """Find the record for a batch size, and the words of the stock tool for the case."""
+def match_reference(batch: int, pruned: list[Reference], runs: int) -> tuple[Reference | None, str]:
+    """Find the record for a batch size, and the words of the stock tool for the case.
+
+    runs: how many make a result, which an interpolated record counts with.
+    """
     exact = [record for record in pruned if record.global_batch_size == batch]
     below = [record for record in pruned if record.global_batch_size < batch]
     above = [record for record in pruned if record.global_batch_size > batch]
     if exact:
         return exact[0], "RCP found"
     if below and above:
-        record = _interpolate(below[-1], above[0], batch, RUNS_NEEDED[benchmark])
+        record = _interpolate(below[-1], above[0], batch, runs)
         return record, "RCP Interpolation"
     if above:
         return above[0], "RCP not found but slower convergence on smaller batch size"
@@ -152,18 +152,18 @@ def compute_mean(runs: list[Run]) -> float | None:
     return fmean(sorted(points)[1:-1])
 
 
-def check_convergence(benchmark: str, runs: list[Run], records: list[Reference]) -> Convergence:
-    """Judge the convergence of the runs that make a result."""
+def check_convergence(runs: list[Run], records: list[Reference], needed: int) -> Convergence:
+    """Judge the convergence of the runs that make a result; `needed` is how many do."""
     # A run that broke off before it logged its batch size is one that did not converge.
     batches = {r.global_batch_size for r in runs if r.global_batch_size or r.status == "success"}
     batch = batches.pop() if len(batches) == 1 else None
     if batch is None:
         return Convergence("fail", "no global batch size common to all runs")
     mean = compute_mean(runs)
-    record, message = match_reference(benchmark, batch, prune_references(records))
+    record, message = match_reference(batch, prune_references(records), needed)
     if record is None:
         return Convergence("missing", message, mean)
-    minimum = record.compute_minimum(benchmark)
+    minimum = record.compute_minimum(needed)
     if mean is None:
         return Convergence("fail", "Insufficient convergence", None, record, minimum)
     factor = max(1.0, record.mean / mean) if mean > 0 else None

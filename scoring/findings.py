@@ -17,7 +17,7 @@ _SLUGS = {
         "marker-twice same-run-twice same-curve-twice eval-outside-run work-before-run-start "
         "gbs-differs hp-differs same-seed hp-table cadence-resnet cadence-bert division "
         "init-over-30min eval-time-order run-count too-many-unusable rcp identity node-count "
-        "no-seed demonstration not-a-demonstration description"
+        "no-seed demonstration not-a-demonstration system-json description"
     ),
     WARNING: (
         "success-below-target epoch-clock fast-stretch fast-run clock-back "
@@ -25,7 +25,7 @@ _SLUGS = {
         "parse-error no-log-lines nul-bytes target-reached-not-success code-line-differs "
         "cache-clear-missing cache-clear-value cache-clear-early work-after-run-stop "
         "evals-after-pass block-chain epoch-numbering late-run-start spread-over-7d "
-        "gbs-not-divisible platform-differs planted-scaling one-unusable-run "
+        "gbs-not-divisible platform-differs hosts-differ planted-scaling one-unusable-run "
         "implausible-throughput description-empty"
     ),
     NOTE: ("not-utf8 idle-gap file-order file-names submitter-json system-name-json status-json"),
@@ -43,6 +43,10 @@ class Finding:
     benchmark: str | None = None
     file: str | None = None
     line: int | None = None
+
+    def __post_init__(self) -> None:
+        """Keep the message one line, whatever a file name in it may hold."""
+        object.__setattr__(self, "message", make_printable(self.message))
 
     @property
     def severity(self) -> str:
@@ -73,6 +77,11 @@ def sort_findings(findings: list[Finding]) -> list[Finding]:
             f.line or 0,
         ),
     )
+
+
+def make_printable(text: str) -> str:
+    """Show control characters, as a hostile log or file name may hold, by their numbers."""
+    return "".join(letter if letter.isprintable() else f"\\u{{{ord(letter):x}}}" for letter in text)
 
 
 def quote(value: Any, limit: int = 80) -> str:

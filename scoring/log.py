@@ -182,15 +182,18 @@ def _read_system_line(number: int, line: bytes) -> list[tuple[int, dict[str, Any
     if start < 0:
         return []
     try:
-        system = parse_json(line[start + len(SYSTEM_TOKEN) :])
+        system = parse_json(line[start + len(SYSTEM_TOKEN) :], allow_repeated=True)
     except LineError:
         # It is no log line, so nothing depends on it; a broken one is as good as none.
         return []
     return [(number, system)] if isinstance(system, dict) else []
 
 
-def parse_json(text: bytes) -> Any:
-    """Read JSON strictly: bounded size and nesting, no member twice. Raises LineError."""
+def parse_json(text: bytes, allow_repeated: bool = False) -> Any:
+    """Read JSON strictly: bounded size and nesting, no member twice. Raises LineError.
+
+    allow_repeated: a member may stand twice with one value, as in some published descriptions.
+    """
     if len(text) > LINE_LIMIT_BYTES:
         raise LineError(f"longer than {LINE_LIMIT_BYTES >> 20} MiB")
     try:
@@ -199,7 +202,9 @@ def parse_json(text: bytes) -> Any:
         decoded = text.decode("latin-1")
     try:
         value = json.loads(
-            decoded.strip(), object_pairs_hook=_make_object, parse_int=_parse_whole_number
+            decoded.strip(),
+            object_pairs_hook=_make_object_with_repeats if allow_repeated else _make_object,
+            parse_int=_parse_whole_number,
         )
     except json.JSONDecodeError as error:
         raise LineError(f"not JSON: {error.msg} at character {error.pos + 1}") from None
@@ -219,7 +224,14 @@ def _parse_whole_number(digits: str) -> int:
 def _make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise LineError("an object names a member twice")
+        raise LineError("names a member of an object twice")
+    return members
+
+
+def _make_object_with_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs) and any(members[name] != value for name, value in pairs):
+        raise LineError("gives a member of an object two values")
     return members
 
 

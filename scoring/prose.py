@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from scoring.findings import Finding
+from scoring.findings import Finding, make_printable
 from scoring.rules import BENCHMARKS
 from scoring.score import Score
 from scoring.verdict import Verdict
@@ -18,11 +18,6 @@ FINDINGS_SHOWN = 60
 def write_prose(score: Score) -> str:
     """Write the verdict, the latencies, the runs and the findings as lines of text."""
     return "".join(f"{make_printable(line)}\n" for line in _write_lines(score))
-
-
-def make_printable(text: str) -> str:
-    """Show control characters, as a hostile log or file name may hold, by their numbers."""
-    return "".join(letter if letter.isprintable() else f"\\u{{{ord(letter):x}}}" for letter in text)
 
 
 def _write_lines(score: Score) -> Iterator[str]:

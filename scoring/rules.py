@@ -1,7 +1,7 @@
 """What the MLPerf Training rules fix for the two benchmarks, closed division.
 
-Source: mlcommons/training_policies, training_rules.adoc at 6e668456 (ruleset 4.0.0), and the
-request for proposals for the weights of the score.
+Source: mlcommons/training_policies, training_rules.adoc at 6e668456 (ruleset 4.0.0). What a request
+for proposals asks beside it, the weights of the score among it, stands in `scoring/profiles/`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import Any, TypeGuard
 
 BENCHMARKS = ("resnet", "bert")
 TARGETS = {"resnet": 0.759, "bert": 0.720}
-RUNS_NEEDED = {"resnet": 5, "bert": 10}
-SCORE_WEIGHTS = {"resnet": 7.19, "bert": 9.05}
 
 INITIALISATION_LIMIT_MS = 30 * 60 * 1000
 LARS_FREE_MOMENTUM_BATCH = 32_000

@@ -10,7 +10,7 @@ from scoring.compliance import StockProcess, check_compliance, check_ruleset
 from scoring.convergence import load_references
 from scoring.findings import Finding, sort_findings
 from scoring.profile import Profile
-from scoring.rules import BENCHMARKS, RUNS_NEEDED, SCORE_WEIGHTS
+from scoring.rules import BENCHMARKS
 from scoring.run import Run
 from scoring.submission import Submission, read_submission
 from scoring.verdict import (
@@ -45,7 +45,10 @@ class Score:
         return sort_findings([f for verdict in self.verdicts.values() for f in verdict.findings])
 
     def compute(self, normalized: bool) -> float | None:
-        """Give the score 7.19/R + 9.05/B; None unless both benchmarks are there and valid."""
+        """Give the sum of weight over latency; None unless both benchmarks are there and valid.
+
+        The weights are the profile's: 7.19/R + 9.05/B in all that are shipped.
+        """
         total = 0.0
         for benchmark in BENCHMARKS:
             verdict = self.verdicts.get(benchmark)
@@ -54,7 +57,7 @@ class Score:
             latency = verdict.latency_minutes_normalized if normalized else verdict.latency_minutes
             if not latency:
                 return None
-            total += SCORE_WEIGHTS[benchmark] / latency
+            total += self.profile.get_weight(benchmark) / latency
         return total
 
     def describe(self) -> dict[str, Any]:
@@ -77,16 +80,26 @@ def score_folder(folder: Path, ruleset: str, profile: Profile, use_window: bool)
     """Score the logs in a folder; raises InputError where they cannot be read at all."""
     with StockProcess() as process:
         submission = read_submission(folder, profile)
-        results = submission.results
-        check_ruleset(ruleset, list(results))
-        runs = [run for result in results.values() for run in result.runs]
-        windowed = {
-            name
-            for name, result in results.items()
-            if use_window and len(result.runs) > RUNS_NEEDED[name]
-        }
-        groups = {name: r.runs for name, r in results.items() if name not in windowed}
-        stock = check_compliance(process, ruleset, runs, groups if profile.rcp_test else {})
+        return score_submission(process, submission, ruleset, profile, use_window)
+
+
+def score_submission(
+    process: StockProcess, submission: Submission, ruleset: str, profile: Profile, use_window: bool
+) -> Score:
+    """Score logs that have been read; `process` is asked once.
+
+    Raises InputError for a ruleset that there is not, and where the checkers cannot be run.
+    """
+    results = submission.results
+    check_ruleset(ruleset, list(results))
+    runs = [run for result in results.values() for run in result.runs]
+    windowed = {
+        name
+        for name, result in results.items()
+        if use_window and len(result.runs) > result.runs_needed
+    }
+    groups = {name: r.runs for name, r in results.items() if name not in windowed}
+    stock = check_compliance(process, ruleset, runs, groups if profile.rcp_test else {})
     for run in runs:
         run.unusable = find_unusable_reasons(run)
     chosen = {name: choose_members(result, use_window) for name, result in results.items()}

@@ -22,7 +22,10 @@ _NUMBER = re.compile(r"result_(\d{1,9})\.txt")
 
 @dataclass(frozen=True)
 class Result:
-    """All runs of one benchmark, with what they are judged by."""
+    """All runs of one benchmark, with what they are judged by.
+
+    system_problem: why there is no system description although there is a file for it.
+    """
 
     benchmark: str
     runs: list[Run]
@@ -30,6 +33,12 @@ class Result:
     system: dict[str, Any] | None
     folder_name: str
     has_scaling_file: bool
+    system_problem: str | None = None
+
+    @property
+    def runs_needed(self) -> int:
+        """Give the number of runs that make a result."""
+        return self.profile.get_runs(self.benchmark)
 
     @property
     def node_count(self) -> int | None:
@@ -69,11 +78,12 @@ def get_run_number(name: str) -> int | None:
 def read_submission(folder: Path, profile: Profile) -> Submission:
     """Read all run logs of a folder.
 
-    Raises InputError where the folder, its benchmarks or system.json cannot be read.
+    Raises InputError where the folder or its benchmarks cannot be read; a system.json that cannot
+    be is a finding, and the runs are judged all the same.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder: name one that holds resnet/ or bert/")
-    system = _read_system(folder)
+    system, system_problem = _read_system(folder)
     results = {}
     for benchmark in BENCHMARKS:
         place = folder / benchmark
@@ -88,6 +98,7 @@ def read_submission(folder: Path, profile: Profile) -> Submission:
             system=system,
             folder_name=folder.resolve().name,
             has_scaling_file=os.path.lexists(place / "scaling.json"),
+            system_problem=system_problem,
         )
     if not results:
         raise InputError(f"{folder}: holds neither resnet/ nor bert/ with result_*.txt")
@@ -109,14 +120,15 @@ def _sort_key(name: str) -> int:
     return number if number is not None else 10**9
 
 
-def _read_system(folder: Path) -> dict[str, Any] | None:
+def _read_system(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
+    """Read the system description: (description, None), (None, why not), or nothing at all."""
     path = folder / SYSTEM_FILE
     if not os.path.lexists(path):
-        return None
+        return None, None
     try:
-        system = parse_json(read_bounded(path, folder, SYSTEM_LIMIT_BYTES))
+        system = parse_json(read_bounded(path, folder, SYSTEM_LIMIT_BYTES), allow_repeated=True)
     except LineError as error:
-        raise InputError(f"{path}: {error}: give a JSON system description") from None
+        return None, f"cannot be used: {error}"
     if not isinstance(system, dict):
-        raise InputError(f"{path}: no JSON object: give a JSON system description")
-    return system
+        return None, "holds no JSON object"
+    return system, None

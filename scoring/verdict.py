@@ -10,7 +10,7 @@ from scoring.audit import audit_result
 from scoring.convergence import Convergence, Reference, check_convergence
 from scoring.findings import ERROR, Finding, sort_findings
 from scoring.latency import WindowChoice, choose_window, compute_olympic_mean, get_minutes
-from scoring.rules import RUNS_NEEDED, TARGETS
+from scoring.rules import TARGETS
 from scoring.run import Run
 from scoring.submission import Result
 
@@ -111,7 +111,7 @@ def find_unusable_reasons(run: Run) -> list[tuple[int | None, str]]:
 
 def choose_members(result: Result, use_window: bool) -> tuple[list[Run], WindowChoice | None]:
     """Choose the runs that make the result: all, or a window of them (rules, M > N)."""
-    needed = RUNS_NEEDED[result.benchmark]
+    needed = result.runs_needed
     if use_window and len(result.runs) >= needed:
         window = choose_window(result.runs, needed)
         return list(window.chosen.runs), window
@@ -127,7 +127,7 @@ def judge_convergence(
     """Judge convergence; a refusal by the stock checker stands even where ours would pass."""
     if references is None:
         return Convergence("missing", NOT_APPLIED)
-    convergence = check_convergence(result.benchmark, members, references)
+    convergence = check_convergence(members, references, result.runs_needed)
     if stock is None:
         return convergence
     if stock["passed"] is False and convergence.result == "pass":
@@ -143,7 +143,7 @@ def judge_result(
 ) -> Verdict:
     """Bring checks, usable runs, latency and convergence together."""
     unusable = [run for run in members if run.unusable]
-    count_is_right = len(members) == RUNS_NEEDED[result.benchmark]
+    count_is_right = len(members) == result.runs_needed
     findings = audit_result(result)
     if not count_is_right:
         findings.append(_make_count_finding(result))
@@ -169,9 +169,9 @@ def judge_result(
 
 
 def _make_count_finding(result: Result) -> Finding:
-    needed, there = RUNS_NEEDED[result.benchmark], len(result.runs)
+    needed, there = result.runs_needed, len(result.runs)
     advice = "; --window chooses among more runs than needed" if there > needed else ""
-    message = f"{there} runs, the rules ask for {needed}{advice}"
+    message = f"{there} runs, {needed} are asked for{advice}"
     return Finding("run-count", message, result.benchmark)
 
 

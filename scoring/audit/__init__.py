@@ -9,6 +9,7 @@ from scoring.audit import (
     evaluations,
     files,
     identity,
+    nodes,
     settings,
     speed,
 )
@@ -43,7 +44,9 @@ CHECKS = (
     identity.check_division,
     identity.check_benchmark,
     identity.check_platform,
-    identity.check_nodes,
+    nodes.check_nodes,
+    nodes.check_counts_same,
+    nodes.check_hosts,
     identity.check_description,
     duplicates.check_same_run,
     duplicates.check_same_curve,

@@ -1,14 +1,12 @@
-"""Checks of who and what: division, benchmark, nodes, names, system description."""
+"""Checks of who and what: division, benchmark, names, system description."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 
 from scoring.findings import Finding, quote
-from scoring.run import Run
-from scoring.submission import Result, read_count
+from scoring.submission import SYSTEM_FILE, Result
 
 # The words of a log for the status texts that a system description may have under 4.0.0.
 _STATUS_WORDS = {
@@ -17,7 +15,6 @@ _STATUS_WORDS = {
     "research, development, or internal (rdi)": "research",
     "preview": "preview",
 }
-_LEADING_COUNT = re.compile(r"\s*(\d{1,6})\s*x", re.ASCII | re.IGNORECASE)
 
 
 def check_demonstration(result: Result) -> Iterator[Finding]:
@@ -71,47 +68,11 @@ def check_platform(result: Result) -> Iterator[Finding]:
             yield run.remark("platform-differs", message, run.get_last("submission_platform"))
 
 
-def _find_node_counts(run: Run) -> Iterator[tuple[str, int, int]]:
-    """Give what a log says of nodes: in words, the count, the line."""
-    platform = run.get_last("submission_platform")
-    if platform and isinstance(platform.value, str):
-        match = _LEADING_COUNT.match(platform.value)
-        if match:
-            yield "submission_platform", int(match.group(1)), platform.line
-    for line, system in run.log.systems:
-        count = read_count(system, "number_of_nodes")
-        if count:
-            yield ":::SYSJSON", count, line
-    hosts = run.get_last("number_of_nodes")
-    if hosts and isinstance(hosts.value, int) and not isinstance(hosts.value, bool):
-        yield "number_of_nodes", hosts.value, hosts.line
-
-
-def check_nodes(result: Result) -> Iterator[Finding]:
-    """Refuse node counts that contradict each other or are not what is asked for."""
-    asked = result.profile.nodes
-    described = result.node_count
-    if asked and described and described != asked:
-        message = f"the system description has {described} nodes; {asked} are asked for"
-        yield Finding("node-count", message, result.benchmark, "system.json")
-    for run in result.runs:
-        counts = list(_find_node_counts(run))
-        wanted = described or (counts[0][1] if counts else None)
-        wanted = asked or wanted
-        wrong = next((item for item in counts if item[1] != wanted), None)
-        if wrong:
-            source, count, line = wrong
-            message = f"{source} says {count} nodes; {wanted} expected"
-            yield run.remark("node-count", message, line)
-        if asked and not counts and not described and run.log.events:
-            if result.profile.demonstration:
-                continue
-            message = f"nothing says how many nodes were used; {asked} are asked for"
-            yield run.remark("node-count", message, run.get_last("submission_platform"))
-
-
 def check_description(result: Result) -> Iterator[Finding]:
-    """Note names in the system description that are not those of the logs or folders."""
+    """Refuse a system description that cannot be read; note names that the logs do not have."""
+    if result.system_problem:
+        message = f"the system description {result.system_problem}: deliver a JSON object"
+        yield Finding("system-json", message, result.benchmark, SYSTEM_FILE)
     system = result.system
     if system is None:
         return

@@ -24,7 +24,9 @@ from scoring.submission import Result
 
 def _normalize(value: Any) -> str:
     """Make values comparable: 0 and 0.0 are one value, text and number are two."""
-    return repr(float(value)) if is_number(value) else json.dumps(value)
+    if not is_number(value):
+        return json.dumps(value)
+    return repr(int(value) if value == int(value) else value)
 
 
 def _get_setting(run: Run, key: str) -> tuple[str, ...]:

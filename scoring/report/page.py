@@ -16,7 +16,7 @@ from scoring.report.benchmark import write_benchmark
 from scoring.report.lines import write_findings
 from scoring.report.system import write_system
 from scoring.report.text import clean
-from scoring.rules import BENCHMARKS, SCORE_WEIGHTS
+from scoring.rules import BENCHMARKS
 from scoring.score import Score
 
 _STYLE = Path(__file__).parent / "style.css"
@@ -74,7 +74,8 @@ def _summarize(score: Score) -> str:
 def _write_figures(score: Score) -> Iterator[str]:
     yield '<div class="figures">'
     plain, scaled = score.compute(normalized=False), score.compute(normalized=True)
-    formula = " + ".join(f"{SCORE_WEIGHTS[name]}/{LETTERS[name]}" for name in BENCHMARKS)
+    weights = {name: score.profile.get_weight(name) for name in BENCHMARKS}
+    formula = " + ".join(f"{weights[name]:g}/{LETTERS[name]}" for name in BENCHMARKS)
     rows = [(f"score = {formula}", plain, scaled, ".4f", "")]
     for benchmark in BENCHMARKS:
         verdict = score.verdicts.get(benchmark)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from scoring.prose import make_printable
+from scoring.findings import make_printable
 
 
 def clean(text: object) -> str:

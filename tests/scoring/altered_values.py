@@ -88,6 +88,48 @@ def other_hosts_in_log(c):
     run.insert(0, run.make("number_of_nodes", 3, run[0]["time_ms"]))
 
 
+def list_hosts(c, hosts=("n1", "n2", "n3", "n4")):
+    """Write into every log the hosts of its run, as the kit's trainers do."""
+    for runs in c.runs.values():
+        for run in runs:
+            time_ms = run[0]["time_ms"]
+            run.insert(0, run.make("number_of_nodes", len(hosts), time_ms, hosts=list(hosts)))
+
+
+def three_of_four_hosts(c):
+    list_hosts(c)
+    c.runs["bert"][2].find("number_of_nodes")["metadata"]["hosts"] = ["n1", "N1 ", "n3", "n4"]
+
+
+def hosts_that_are_none(c):
+    list_hosts(c)
+    c.runs["bert"][2].find("number_of_nodes")["metadata"]["hosts"] = {"n1": [None], "n2": 7}
+
+
+def other_hosts_in_one_run(c):
+    list_hosts(c)
+    c.runs["resnet"][2].find("number_of_nodes")["metadata"]["hosts"][3] = "n5"
+
+
+def no_hosts_in_one_run(c):
+    list_hosts(c)
+    del c.runs["resnet"][2].find("number_of_nodes")["metadata"]["hosts"]
+
+
+def other_count_in_one_run(c):
+    c.system = None
+    for runs in c.runs.values():
+        set_all(c, runs[0].find("submission_benchmark")["value"], "submission_platform", "fast")
+    list_hosts(c)
+    line = c.runs["resnet"][2].find("number_of_nodes")
+    line["value"] = 3
+    line["metadata"]["hosts"].pop()
+
+
+def description_of_another_kind(c):
+    c.system = ["no", "object"]
+
+
 def other_train_samples(c):
     c.runs["bert"][1].find("train_samples")["value"] = 3_001_600
 
@@ -171,6 +213,12 @@ ALTERATIONS = [
     ("node-count", other_nodes_in_description),
     ("node-count", other_nodes_in_sysjson),
     ("node-count", other_hosts_in_log),
+    ("node-count", three_of_four_hosts),
+    ("node-count", hosts_that_are_none),
+    ("node-count", other_count_in_one_run),
+    ("hosts-differ", other_hosts_in_one_run),
+    ("hosts-differ", no_hosts_in_one_run),
+    ("system-json", description_of_another_kind),
     ("train-samples-vs-eval", other_train_samples),
     ("accuracy-granularity", odd_accuracy),
     ("dataset-size", every("resnet", "train_samples", 1_281_000)),

@@ -10,7 +10,7 @@ from scoring.profile import load_profile
 from scoring.submission import read_submission
 from tests.scoring import altered_times, altered_values
 from tests.scoring.altered_times import stop_twice
-from tests.scoring.altered_values import set_all
+from tests.scoring.altered_values import list_hosts, set_all
 
 ALTERATIONS = [*altered_times.ALTERATIONS, *altered_values.ALTERATIONS]
 
@@ -40,6 +40,8 @@ def test_sound_campaign_trips_nothing(campaign, tmp_path):
 def test_every_audit_rule_has_an_alteration():
     elsewhere = {"run-count", "too-many-unusable", "one-unusable-run", "rcp"}
     elsewhere |= {"not-a-demonstration", "planted-scaling", "file-names"}
+    # Of the system description's own check.
+    elsewhere |= {"description", "description-empty"}
     assert set(SEVERITIES) - elsewhere == {rule for rule, _ in ALTERATIONS}
 
 
@@ -72,6 +74,49 @@ def test_procurement_wants_the_nodes_stated(campaign, tmp_path):
         set_all(campaign, benchmark, "submission_platform", "fast")
     rules = {finding.rule for finding in audit(campaign, tmp_path, "lp2bm")}
     assert rules == {"node-count"}
+
+
+def get_named_runs(findings, rule):
+    return {(finding.file, finding.line) for finding in findings if finding.rule == rule}
+
+
+def test_hosts_are_counted_where_nodes_are_asked_for(campaign, tmp_path):
+    list_hosts(campaign)
+    assert audit(campaign, tmp_path / "four", "lp2bm") == []
+    alter = campaign.runs["resnet"][3].find("number_of_nodes")["metadata"]
+    alter["hosts"] = ["n1", "n2", "n3"]
+    found = audit(campaign, tmp_path / "three", "lp2bm")
+    assert get_named_runs(found, "node-count") == {("resnet/result_3.txt", 1)}
+    assert get_named_runs(found, "hosts-differ") == {("resnet/result_3.txt", 1)}
+    assert len(found) == 2
+
+
+def test_one_machine_may_stand_for_four_nodes_in_the_demonstration_alone(demonstration, tmp_path):
+    list_hosts(demonstration, hosts=("laptop",))
+    for runs in demonstration.runs.values():
+        for run in runs:
+            run.find("number_of_nodes")["value"] = 4
+    assert audit(demonstration, tmp_path / "demo", "demo") == []
+    real = audit(demonstration, tmp_path / "real", "lp2bm")
+    assert len(get_named_runs(real, "node-count")) == 15
+
+
+def test_accelerators_in_the_platform_are_no_nodes(campaign, tmp_path):
+    set_all(campaign, "bert", "submission_platform", "64 x NVIDIA A100")
+    assert audit(campaign, tmp_path, "mlperf") == []
+
+
+def test_a_name_of_two_lines_makes_no_message_of_two(campaign, tmp_path):
+    campaign.runs["resnet"][1] = campaign.runs["resnet"][0]
+    folder = campaign.write(tmp_path)
+    for number in range(2):
+        path = folder / "resnet" / f"result_{number}.txt"
+        path.rename(folder / "resnet" / f"result_{number}\n\x1b[2J.txt")
+    submission = read_submission(folder, load_profile("mlperf"))
+    found = [f for result in submission.results.values() for f in audit_result(result)]
+    assert {"same-run-twice", "file-names"} <= {finding.rule for finding in found}
+    assert any("result_" in f.message and "u{a}" in f.message for f in found)
+    assert all(finding.message.isprintable() for finding in found)
 
 
 def test_prefixed_and_interleaved_lines_are_read(campaign, tmp_path):

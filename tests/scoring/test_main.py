@@ -74,13 +74,13 @@ def test_wrong_calls_are_one_sentence(tmp_path, arguments, words):
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"a": 1, "a": 2}'])
-def test_unreadable_system_description(campaign, tmp_path, content):
+def test_unreadable_system_description_is_an_error_of_the_result(campaign, tmp_path, content):
     folder = campaign.write(tmp_path)
     (folder / "system.json").write_text(content)
     done = run("score", folder)
-    assert done.returncode == 2
-    assert "system.json" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "system-json: resnet, system.json: the system description" in done.stdout
+    assert "R = 16." in done.stdout
 
 
 def test_links_out_of_the_folder_are_not_followed(campaign, tmp_path):
