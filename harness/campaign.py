@@ -105,10 +105,11 @@ def print_commands(
 
 def make_data(system: System) -> None:
     """Run the makers of the system's data; each returns at once where its data is there."""
-    for module in system.campaign.make_data:
-        status = run_tree([sys.executable, "-m", module], Relay(sys.stderr), 3600.0, ROOT)
+    for maker in system.campaign.make_data:
+        command = [sys.executable, "-m", *shlex.split(maker)]
+        status = run_tree(command, Relay(sys.stderr), 3600.0, ROOT)
         if status != 0:
-            raise InputError(f"'python -m {module}' made no data (status {status}): see above")
+            raise InputError(f"'python -m {maker}' made no data (status {status}): see above")
 
 
 def run_benchmark(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -23,7 +24,19 @@ def log_provenance(clock: RunClock, benchmark: str, system: System, ranks: Ranks
     where = {"hosts": hosts, "ranks": ranks.world_size, "launcher": ranks.launcher}
     clock.log("number_of_nodes", system.nodes.count, where)
     software = {"torch": torch.__version__, "python": platform.python_version()}
+    if (digest := hash_image_manifest(Path(sys.prefix))) is not None:
+        software["image_manifest_sha256"] = digest
     clock.log("source_sha256", hash_sources(ROOT, ("harness", benchmark)), software)
+
+
+def hash_image_manifest(environment: Path) -> str | None:
+    """SHA-256 of the manifest of the image that this environment is part of; None outside one.
+
+    The manifest (container/manifest.py) holds every package's version and every source's hash, so
+    this one line ties a log to an image that can be built again and compared.
+    """
+    manifest = environment / "manifest" / "manifest.json"
+    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else None
 
 
 def hash_sources(root: Path, folders: tuple[str, ...]) -> str:

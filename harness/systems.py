@@ -120,7 +120,7 @@ class Campaign:
     # The profile of `python -m scoring score --rfp`.
     profile: Literal["lp2bm", "demo"]
     cache_clear: Literal["fadvise", "drop_caches"]
-    # Modules run with `python -m NAME` before the first run when their data is not there yet.
+    # Run with `python -m` before the first run: modules, with arguments, that make missing data.
     make_data: tuple[str, ...]
 
 

@@ -1,0 +1,67 @@
+"""Imports everything the kit imports: an image that lacks something is never finished.
+
+python imports.py cpu|cuda, from the kit's folder; prints what was found.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+
+# Distribution, then the module of it that the kit imports.
+NEEDED = {
+    "torch": "torch.distributed",
+    "nvidia-dali-cuda130": "nvidia.dali",
+    "mpi4py": "mpi4py.MPI",
+    "mlperf-logging": "mlperf_logging.mllog",
+    "numba": "numba",
+    "safetensors": "safetensors.torch",
+    "matplotlib": "matplotlib.figure",
+    "tokenizers": "tokenizers",
+    "transformers": "transformers",
+}
+
+
+def find_version(distribution: str) -> str:
+    """Give a distribution's version; a base image may carry one of another name."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "of the base image"
+
+
+def check_imports(device: str) -> list[str]:
+    """Import all; returns what is missing, a sentence each."""
+    faults = []
+    for distribution, module in NEEDED.items():
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001  whatever it is, the image lacks this module
+            faults.append(f"{module} ({distribution}) cannot be imported: {error}")
+            continue
+        print(f"{distribution} {find_version(distribution)}")
+    if shutil.which("mpirun", path=str(Path(sys.executable).parent)) is None:
+        faults.append("the environment has no mpirun: the lock must hold openmpi")
+    if device == "cuda" and not faults:
+        import torch
+
+        if torch.version.cuda is None:
+            faults.append(f"torch {torch.__version__} is built without CUDA")
+        elif not torch.distributed.is_nccl_available():
+            faults.append(f"torch {torch.__version__} is built without NCCL")
+    return faults
+
+
+def main() -> int:
+    """Say what is missing; status 1 if anything is."""
+    faults = check_imports(sys.argv[1])
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
