@@ -69,7 +69,7 @@ def test_both_test_themselves_as_a_numeric_user() -> None:
 
 
 def test_nothing_goes_where_a_build_or_a_run_hides_it() -> None:
-    hidden = ("/tmp", "/var/tmp", "/home", "/root")
+    hidden = tuple(f"/{name}/" for name in ("tmp", "var/tmp", "home", "root"))
     assert not [place for _, place in SINGULARITY["files"] if place.startswith(hidden)]
 
 
