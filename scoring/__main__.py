@@ -16,7 +16,7 @@ from typing import NoReturn
 from scoring.exits import INTERRUPTED, UNUSABLE, VALID, InputError
 from scoring.findings import make_printable
 
-COMMANDS = ("score", "report", "describe", "explain", "watch")
+COMMANDS = ("score", "report", "describe", "package", "explain", "watch")
 
 
 class Parser(argparse.ArgumentParser):

@@ -16,11 +16,13 @@ def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
     add_rule_arguments(parser, DEFAULT)
 
 
-def add_rule_arguments(parser: argparse.ArgumentParser, profile: str) -> None:
-    """Add the ruleset, the profile and the choice among more runs than needed."""
+def add_rule_arguments(parser: argparse.ArgumentParser, profile: str, window: bool = True) -> None:
+    """Add the ruleset, the profile and, if asked, the choice among more runs than needed."""
     parser.add_argument("--ruleset", default="4.0.0", help="of mlperf-logging (4.0.0)")
     parser.add_argument("--rfp", default=profile, metavar="NAME", help=", ".join(list_profiles()))
-    parser.add_argument("--window", action="store_true", help="choose among more runs than needed")
+    if window:
+        text = "choose among more runs than needed"
+        parser.add_argument("--window", action="store_true", help=text)
 
 
 def get_profile(options: argparse.Namespace) -> Profile:
