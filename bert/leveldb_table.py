@@ -1,8 +1,9 @@
 """Reader of LevelDB's sorted tables, the form of a TensorFlow checkpoint's index.
 
 Nothing in the file is believed: every length and offset is checked against what is there, every
-block against its checksum. Source of the format: LevelDB doc/table_format.md, Snappy
-format_description.txt.
+block against its checksum, and what the blocks unfold to against bounds that no BERT comes near, so
+that a few crafted bytes can claim neither memory nor time. Source of the format: LevelDB
+doc/table_format.md, Snappy format_description.txt.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ MAGIC = 0xDB4775248B80FB57
 FOOTER_BYTES = 48
 TRAILER_BYTES = 5  # compression, masked CRC-32C
 PLAIN, SNAPPY = 0, 1
-LARGEST_BLOCK_BYTES = 1 << 26
+# A checkpoint of BERT-large, optimizer slots included, has 1,197 entries and 90 KB of them.
+LARGEST_TABLE_BYTES = 1 << 24  # of all blocks, decompressed; of all keys and values likewise
+MOST_ENTRIES = 1 << 16
+LONGEST_KEY_BYTES = 1 << 10
 
 
 class TableError(ValueError):
@@ -48,7 +52,7 @@ def take(data: bytes, place: int, count: int) -> tuple[bytes, int]:
 def decompress_snappy(data: bytes) -> bytes:
     """Undo Snappy's compression of one block. Raises TableError."""
     size, place = read_varint(data, 0)
-    if size > LARGEST_BLOCK_BYTES:
+    if size > LARGEST_TABLE_BYTES:
         raise TableError(f"a block claims {size} bytes")
     output = bytearray()
     while place < len(data):
@@ -103,7 +107,7 @@ def iterate_block(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     end = len(block) - 4 * (int.from_bytes(block[-4:], "little") + 1)
     if end < 0:
         raise TableError("a block's restart points reach beyond it")
-    entries, place, key = block[:end], 0, b""
+    entries, place, key, count = block[:end], 0, b"", 0
     while place < end:
         shared, place = read_varint(entries, place)
         fresh, place = read_varint(entries, place)
@@ -112,6 +116,11 @@ def iterate_block(block: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise TableError("a key shares more than its forerunner has")
         tail, place = take(entries, place, fresh)
         value, place = take(entries, place, value_size)
+        # A key that shares all of its forerunner and adds a byte would make the keys' lengths
+        # grow with every entry, and their sum with the square.
+        count += 1
+        if shared + fresh > LONGEST_KEY_BYTES or count > MOST_ENTRIES:
+            raise TableError("its keys are longer or more than any checkpoint's of BERT")
         key = key[:shared] + tail
         yield key, value
 
@@ -121,6 +130,21 @@ def read_handle(data: bytes, place: int) -> tuple[int, int, int]:
     offset, place = read_varint(data, place)
     size, place = read_varint(data, place)
     return offset, size, place
+
+
+def iterate_entries(data: bytes, index: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the keys and values of the blocks that an index names. Raises TableError."""
+    unread, decompressed_bytes = 0, 0
+    for _, handle in iterate_block(index):
+        offset, size, _ = read_handle(handle, 0)
+        if offset < unread:
+            raise TableError(f"the block at {offset} overlaps the one before it")
+        unread = offset + size + TRAILER_BYTES
+        block = read_block(data, offset, size)
+        decompressed_bytes += len(block)
+        if decompressed_bytes > LARGEST_TABLE_BYTES:
+            raise TableError(f"its blocks hold more than {LARGEST_TABLE_BYTES} bytes")
+        yield from iterate_block(block)
 
 
 def read_table(data: bytes) -> dict[bytes, bytes]:
@@ -133,13 +157,17 @@ def read_table(data: bytes) -> dict[bytes, bytes]:
         raise TableError("it does not end as a table does")
     place = read_handle(footer, 0)[2]
     offset, size, _ = read_handle(footer, place)
+    index = read_block(data, offset, size)
     table: dict[bytes, bytes] = {}
     last: bytes | None = None
-    for _, handle in iterate_block(read_block(data, offset, size)):
-        offset, size, _ = read_handle(handle, 0)
-        for key, value in iterate_block(read_block(data, offset, size)):
-            if last is not None and key <= last:
-                raise TableError(f"the key {key[:80]!r} is out of order")
-            table[key] = value
-            last = key
+    total_bytes = 0
+    for key, value in iterate_entries(data, index):
+        if last is not None and key <= last:
+            raise TableError(f"the key {key[:80]!r} is out of order")
+        # Keys share beginnings: together they may be longer than the blocks that hold them.
+        total_bytes += len(key) + len(value)
+        if total_bytes > LARGEST_TABLE_BYTES or len(table) == MOST_ENTRIES:
+            raise TableError("it holds more than any checkpoint of BERT does")
+        table[key] = value
+        last = key
     return table

@@ -19,11 +19,15 @@ from bert.crc32c import hash_crc32c, mask_crc
 from bert.leveldb_table import TableError, read_table, read_varint, take
 from harness.commands import InputError
 
-LARGEST_INDEX_BYTES = 1 << 28
+LARGEST_INDEX_BYTES = 1 << 24  # that of BERT-large with its optimizer slots has 17,371
+LARGEST_ENTRY_BYTES = 1 << 12
+LONGEST_SHOWN = 120
 MOST_DATA_FILES = 100_000
 HEADER_KEY = b""
+OBJECT_GRAPH_KEY = b"_CHECKPOINTABLE_OBJECT_GRAPH"  # of TensorFlow 2's checkpoints alone
 # Numbers of tensorflow core/framework/types.proto.
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}
+GIVE_PREFIX = "give the checkpoint's common beginning, as in tf1_ckpt/model.ckpt-28252"
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
@@ -39,8 +43,16 @@ class Variable:
     crc: int
 
 
+def printable(name: str) -> str:
+    """Return a name as a message may show it: on one line, and not endless."""
+    shown = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."
+    return shown if shown.isprintable() else repr(shown)
+
+
 def parse_message(data: bytes) -> list[tuple[int, Any]]:
     """Split a protobuf message into (field number, int or bytes). Raises TableError."""
+    if len(data) > LARGEST_ENTRY_BYTES:
+        raise TableError(f"an entry of {len(data)} bytes")
     fields: list[tuple[int, Any]] = []
     place = 0
     while place < len(data):
@@ -114,43 +126,49 @@ class TensorflowCheckpoint:
 
     def __init__(self, prefix: Path | str) -> None:
         self.prefix = Path(prefix)
+        if self.prefix.name in ("", ".."):
+            raise InputError(f"{prefix} is a folder: {GIVE_PREFIX}")
         self.index_path = self.prefix.with_name(f"{self.prefix.name}.index")
-        try:
-            if self.index_path.stat().st_size > LARGEST_INDEX_BYTES:
-                raise InputError(f"{self.index_path} is too large for a checkpoint's index")
-            content = self.index_path.read_bytes()
-        except FileNotFoundError:
+        if not self.index_path.is_file():
+            raise InputError(f"{self.index_path} is missing: {GIVE_PREFIX}")
+        with open(self.index_path, "rb") as file:
+            content = file.read(LARGEST_INDEX_BYTES + 1)
+        if len(content) > LARGEST_INDEX_BYTES:
             raise InputError(
-                f"{self.index_path} is missing: give the checkpoint's common beginning, as in "
-                "tf1_ckpt/model.ckpt-28252"
-            ) from None
+                f"{self.index_path} is too large for a checkpoint's index: {GIVE_PREFIX}"
+            )
         try:
             table = read_table(content)
             self.data_files = self._parse_header(table.pop(HEADER_KEY, b""))
         except TableError as error:
             raise self._refuse(str(error)) from None
+        if OBJECT_GRAPH_KEY in table:
+            raise InputError(
+                f"{self.index_path} is a checkpoint of TensorFlow 2: give that of TensorFlow 1, as "
+                "in tf1_ckpt/model.ckpt-28252"
+            )
         self.variables = {}
         for key, value in table.items():
             try:
                 self.variables[key.decode("utf-8")] = parse_variable(value)
             except (TableError, UnicodeDecodeError) as error:
-                raise self._refuse(f"variable {key[:80]!r}: {error}") from None
+                name = printable(key.decode("utf-8", "backslashreplace"))
+                raise self._refuse(f"variable {name}: {error}") from None
         self._check_places()
 
     def read(self, name: str) -> npt.NDArray[Any]:
         """Return a variable as an array of its own, checked against its checksum."""
         variable = self.variables[name]
         path = self._get_data_path(variable.data_file)
-        with open(path, "rb") as file:
-            file.seek(variable.offset)
-            content = bytearray(file.read(variable.size_bytes))
+        content = np.fromfile(path, np.uint8, variable.size_bytes, offset=variable.offset)
         if len(content) != variable.size_bytes:
-            raise InputError(f"{path}: variable {name} is cut off: fetch the file again")
+            raise InputError(f"{path}: variable {printable(name)} is cut off: fetch the file again")
         if mask_crc(hash_crc32c(content)) != variable.crc:
             raise InputError(
-                f"{path}: variable {name} does not match its checksum: fetch the file again"
+                f"{path}: variable {printable(name)} does not match its checksum: fetch the file "
+                "again"
             )
-        return np.frombuffer(content, variable.dtype).reshape(variable.shape)
+        return content.view(variable.dtype).reshape(variable.shape)
 
     def _parse_header(self, data: bytes) -> int:
         """Read a BundleHeaderProto and return the number of data files. Raises TableError."""
@@ -172,7 +190,7 @@ class TensorflowCheckpoint:
             number = variable.data_file
             if number >= self.data_files:
                 raise self._refuse(
-                    f"variable {name!r} lies in data file {number} of {self.data_files}"
+                    f"variable {printable(name)} lies in data file {number} of {self.data_files}"
                 )
             path = self._get_data_path(number)
             if number not in sizes:
@@ -183,8 +201,8 @@ class TensorflowCheckpoint:
             end = variable.offset + variable.size_bytes
             if end > sizes[number]:
                 raise InputError(
-                    f"{path} has {sizes[number]} bytes, but variable {name} ends at {end}: fetch "
-                    "the file again"
+                    f"{path} has {sizes[number]} bytes, but variable {printable(name)} ends at "
+                    f"{end}: fetch the file again"
                 )
 
     def _refuse(self, reason: str) -> InputError:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bert import leveldb_table
 from bert.crc32c import hash_crc32c, mask_crc
 from bert.leveldb_table import (
     PLAIN,
@@ -17,6 +18,7 @@ from bert.leveldb_table import (
     read_table,
     read_varint,
 )
+from tests.bert.conftest import frame_block, write_block, write_varint
 
 ENTRIES = [(f"bert/layer_{i:03d}/kernel".encode(), bytes([i]) * (i % 40)) for i in range(90)]
 
@@ -156,3 +158,64 @@ def is_framed(data: bytes) -> bool:
 def test_blocks_without_room_for_their_restart_points(block: bytes) -> None:
     with pytest.raises(TableError):
         list(iterate_block(block))
+
+
+def frame_table(blocks: list[bytes], handles: list[tuple[int, int]], kind: int = PLAIN) -> bytes:
+    """A table of blocks as they are, every checksum right, its index as told."""
+    data = b"".join(frame_block(block, kind) for block in blocks)
+    index = [
+        (number.to_bytes(4, "big"), write_varint(offset) + write_varint(size))
+        for number, (offset, size) in enumerate(handles)
+    ]
+    block = write_block(index)
+    handle = write_varint(len(data)) + write_varint(len(block))
+    data += frame_block(block, PLAIN)
+    return data + (bytes(2) + handle).ljust(40, b"\0") + leveldb_table.MAGIC.to_bytes(8, "little")
+
+
+def test_a_block_read_again_and_again_is_refused() -> None:
+    block = write_block(ENTRIES[:2])
+    assert read_table(frame_table([block], [(0, len(block))])) == dict(ENTRIES[:2])
+    empty = write_block([])
+    for handles in ([(0, len(empty))] * 2, [(0, len(empty)), (1, len(empty))]):
+        with pytest.raises(TableError, match="overlaps the one before"):
+            read_table(frame_table([empty], handles))
+
+
+@pytest.mark.parametrize("offset", [1, 10_000, (1 << 64) - 1])
+def test_a_block_outside_the_file_is_refused(offset: int) -> None:
+    block = write_block(ENTRIES[:2])
+    for handle in ((offset, 10_000), (0, (1 << 64) - 1)):
+        with pytest.raises(TableError, match="lies outside the file"):
+            read_table(frame_table([block], [handle]))
+
+
+def test_keys_that_grow_with_every_entry_are_refused() -> None:
+    """Four bytes an entry, yet the n-th key has n: together they would have the square."""
+    entry = b"".join(
+        write_varint(number) + b"\x01\x00a" for number in range(leveldb_table.LONGEST_KEY_BYTES + 1)
+    )
+    with pytest.raises(TableError, match="longer or more"):
+        list(iterate_block(entry + bytes(4) + (1).to_bytes(4, "little")))
+
+
+def test_what_blocks_unfold_to_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(blocks: list[bytes], kind: int = PLAIN) -> dict[bytes, bytes]:
+        places = [sum(len(b) + 5 for b in blocks[:i]) for i in range(len(blocks))]
+        handles = [(place, len(b)) for place, b in zip(places, blocks, strict=True)]
+        return read_table(frame_table(blocks, handles, kind))
+
+    blocks = [write_block(ENTRIES[first : first + 5]) for first in (0, 5, 10)]
+    assert read(blocks) == dict(ENTRIES[:15])
+    held = sum(len(key) + len(value) for key, value in ENTRIES[:15])
+    monkeypatch.setattr(leveldb_table, "LARGEST_TABLE_BYTES", held - 1)
+    with pytest.raises(TableError, match="more than any checkpoint"):
+        read(blocks)
+    empty = [compress_as_literals(write_block([]))] * 3
+    monkeypatch.setattr(leveldb_table, "LARGEST_TABLE_BYTES", 23)
+    with pytest.raises(TableError, match="hold more than 23 bytes"):
+        read(empty, SNAPPY)
+    monkeypatch.undo()
+    monkeypatch.setattr(leveldb_table, "MOST_ENTRIES", 14)
+    with pytest.raises(TableError, match="more than any checkpoint"):
+        read(blocks)

@@ -4,72 +4,26 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bert.crc32c import hash_crc32c, mask_crc
 from bert.tensorflow_checkpoint import TensorflowCheckpoint
 from harness.commands import InputError
+from tests.bert.checkpoint_files import PREFIX, Bundle, write_field
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT.parent / "shared" / "golden" / "bert" / "tf1_checkpoint"
 needs_golden = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason=f"the reference's checkpoint is not at {GOLDEN}"
 )
-PREFIX = "model.ckpt-28252"
-FLOAT, INT64 = 1, 9
-
-
-class Bundle:
-    """Writes a checkpoint of some arrays, with any field of any entry changed."""
-
-    def __init__(self, folder: Path, writer: Any, varint: Callable[[int], bytes]) -> None:
-        self.prefix, self.writer, self.varint = folder / PREFIX, writer, varint
-
-    def field(self, number: int, value: int | bytes) -> bytes:
-        if isinstance(value, bytes):
-            return self.varint(number << 3 | 2) + self.varint(len(value)) + value
-        return self.varint(number << 3) + self.varint(value)
-
-    def entry(self, array: np.ndarray, changes: dict[str, Any]) -> bytes:
-        content = array.tobytes()
-        fields: dict[str, Any] = {
-            "dtype": FLOAT if array.dtype == np.float32 else INT64,
-            "shape": b"".join(self.field(2, self.field(1, size)) for size in array.shape),
-            "data_file": 0,
-            "size": len(content),
-            "crc": mask_crc(hash_crc32c(content)),
-            "more": b"",
-        }
-        fields.update(changes)
-        message = b"".join(
-            self.field(number, fields[key])
-            for number, key in enumerate(("dtype", "shape", "data_file", "offset", "size"), 1)
-        )
-        return message + b"\x35" + fields["crc"].to_bytes(4, "little") + fields["more"]
-
-    def write(
-        self, arrays: dict[str, np.ndarray], header: bytes | None = None, **changes: Any
-    ) -> Path:
-        header = self.field(1, 1) + self.field(3, b"\x08\x01") if header is None else header
-        data, entries = b"", [(b"", header)]
-        for name in sorted(arrays):
-            entries.append(
-                (name.encode(), self.entry(arrays[name], {"offset": len(data), **changes}))
-            )
-            data += arrays[name].tobytes()
-        self.prefix.with_name(f"{PREFIX}.index").write_bytes(self.writer().write(entries))
-        self.prefix.with_name(f"{PREFIX}.data-00000-of-00001").write_bytes(data)
-        return self.prefix
 
 
 @pytest.fixture
-def bundle(tmp_path: Path, table_writer: Any, varint: Callable[[int], bytes]) -> Bundle:
-    return Bundle(tmp_path, table_writer, varint)
+def bundle(tmp_path: Path) -> Bundle:
+    return Bundle(tmp_path)
 
 
 ARRAYS = {
@@ -102,7 +56,7 @@ def test_made_checkpoint(bundle: Bundle) -> None:
 
 def test_several_data_files(bundle: Bundle) -> None:
     array = ARRAYS["a/kernel"]
-    prefix = bundle.write({"a": array}, bundle.field(1, 2), data_file=1)
+    prefix = bundle.write({"a": array}, write_field(1, 2), data_file=1)
     one = prefix.with_name(f"{PREFIX}.data-00000-of-00001")
     two = prefix.with_name(f"{PREFIX}.data-00001-of-00002")
     with pytest.raises(InputError, match="data-00001-of-00002 is missing"):
@@ -180,6 +134,35 @@ def test_missing_files(bundle: Bundle, tmp_path: Path) -> None:
     prefix.with_name(f"{PREFIX}.index").write_text("not a table")
     with pytest.raises(InputError, match="not a sound TensorFlow checkpoint index"):
         TensorflowCheckpoint(prefix)
+
+
+@pytest.mark.parametrize("prefix", [".", "/", "..", "x/.."])
+def test_a_folder_is_no_prefix(prefix: str) -> None:
+    with pytest.raises(InputError, match="is a folder: give the checkpoint's common beginning"):
+        TensorflowCheckpoint(prefix)
+
+
+def test_a_checkpoint_of_another_tensorflow_is_named(bundle: Bundle) -> None:
+    prefix = bundle.write({"_CHECKPOINTABLE_OBJECT_GRAPH": np.zeros(1, np.float32)})
+    with pytest.raises(InputError, match="TensorFlow 2: give that of TensorFlow 1"):
+        TensorflowCheckpoint(prefix)
+
+
+def test_an_index_out_of_all_proportion(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = bundle.write(ARRAYS, more=b"\x42" + b"\x80\x40" + bytes(1 << 13))
+    with pytest.raises(InputError, match=r"an entry of 82\d\d bytes"):
+        TensorflowCheckpoint(prefix)
+    monkeypatch.setattr("bert.tensorflow_checkpoint.LARGEST_INDEX_BYTES", 100)
+    with pytest.raises(InputError, match="too large for a checkpoint's index"):
+        TensorflowCheckpoint(prefix)
+
+
+def test_a_name_cannot_break_the_sentence(bundle: Bundle) -> None:
+    for name in ("a\nb\x1b[31m", "long" * 100):
+        prefix = bundle.write({name: ARRAYS["a/kernel"]}, size=4)
+        with pytest.raises(InputError) as caught:
+            TensorflowCheckpoint(prefix)
+        assert str(caught.value).isprintable() and len(str(caught.value)) < 500
 
 
 @needs_golden
