@@ -6,8 +6,6 @@ before the model sees them.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bert.checkpoint_arrays import read_tables
 from bert.model import Batch, BertForPretraining, Operations, pretraining_loss
 from bert.model_config import ModelConfig
 from harness.commands import InputError
@@ -42,24 +41,7 @@ def read_examples(path: Path, config: ModelConfig) -> Features:
     Returns (examples, length), (examples, predictions) and (examples, 1) arrays of int64. Raises
     InputError naming the feature and what is wrong with it; OSError where the file is unreadable.
     """
-    try:
-        with zipfile.ZipFile(path):
-            pass  # np.load would take a single array, too
-        with np.load(path, allow_pickle=False) as file:
-            prefix = PREFIX if f"{PREFIX}input_ids" in file.files else ""
-            missing = [name for name in FEATURES if prefix + name not in file.files]
-            if missing:
-                raise InputError(f"{path} lacks {', '.join(missing)}: write it with export")
-            loaded = {name: file[prefix + name] for name in FEATURES}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is not a sound .npz file ({error})") from None
-    features = {}
-    for name, values in loaded.items():
-        if values.ndim != 2 or values.dtype.kind not in "iuf" or not len(values):
-            raise InputError(f"{path}: {name} is not a table of numbers with a row an example")
-        features[name] = values.astype(np.int64)
-        if not np.array_equal(features[name], values):
-            raise InputError(f"{path}: {name} holds numbers that are not whole")
+    features = read_tables(path, FEATURES, PREFIX)
     check_shapes(path, features, config)
     check_values(path, features, config)
     return features

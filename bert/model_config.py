@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,10 @@ GOOGLE_KEYS = {
     "hidden_dropout_prob": "dropout",
     "attention_probs_dropout_prob": "attention_dropout",
 }
+LARGEST_FILE_BYTES = 1 << 20
+# More than any BERT has: what is larger is a mistake, and would take memory or time without end.
+LARGEST_SIZE = 1 << 20
+MOST_LAYERS = 1 << 10
 # What the model computes whatever the file says: "gelu" means the tanh form in the reference.
 GOOGLE_CONSTANTS = {"hidden_act": "gelu", "initializer_range": INITIALIZER_RANGE}
 
@@ -58,9 +63,22 @@ def check_size(name: str, value: object, kind: str) -> None:
     """Raise ValueError, calling the value by name, unless it is fit for a field of that kind."""
     if kind == "int":
         if type(value) is not int or value < 1:
-            raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+            raise ValueError(f"{name} must be a positive whole number, not {reprlib.repr(value)}")
+        largest = MOST_LAYERS if name == "layers" else LARGEST_SIZE
+        if value > largest:
+            raise ValueError(f"{name} must be at most {largest}, not {reprlib.repr(value)}")
     elif not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < 1:
-        raise ValueError(f"{name} must be a number from 0 to below 1, not {value!r}")
+        raise ValueError(f"{name} must be a number from 0 to below 1, not {reprlib.repr(value)}")
+
+
+def make_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Make a dictionary of a JSON object. Raises ValueError where a key is there twice."""
+    content: dict[str, object] = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"key {reprlib.repr(key)} is there twice")
+        content[key] = value
+    return content
 
 
 def read_bert_config(path: Path | str) -> ModelConfig:
@@ -69,9 +87,13 @@ def read_bert_config(path: Path | str) -> ModelConfig:
     Raises InputError naming file and key; OSError where the file cannot be read.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            text = file.read(LARGEST_FILE_BYTES + 1)
+        if len(text) > LARGEST_FILE_BYTES:
+            raise ValueError(f"it has more than {LARGEST_FILE_BYTES} bytes")
+        content = json.loads(text.decode("utf-8"), object_pairs_hook=make_object)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error}): give a bert_config.json") from None
+        raise InputError(f"{path} is not sound JSON ({error}): give a bert_config.json") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no JSON object: give a bert_config.json")
     expected = [*GOOGLE_KEYS, *GOOGLE_CONSTANTS]
@@ -80,12 +102,14 @@ def read_bert_config(path: Path | str) -> ModelConfig:
             raise InputError(f"{path}: key {key!r} is missing: give a complete bert_config.json")
     for key in content:
         if key not in expected:
-            raise InputError(f"{path}: key {key!r} is unknown: the keys are {', '.join(expected)}")
+            raise InputError(
+                f"{path}: key {reprlib.repr(key)} is unknown: the keys are {', '.join(expected)}"
+            )
     for key, value in GOOGLE_CONSTANTS.items():
         if content[key] != value:
             raise InputError(
-                f"{path}: key {key!r} is {content[key]!r}, but the model has {value!r} alone: "
-                "give the bert_config.json that belongs to the checkpoint"
+                f"{path}: key {key!r} is {reprlib.repr(content[key])}, but the model has "
+                f"{value!r} alone: give the bert_config.json that belongs to the checkpoint"
             )
     try:
         for key, field in GOOGLE_KEYS.items():
