@@ -16,7 +16,7 @@ from typing import NoReturn
 from scoring.exits import INTERRUPTED, UNUSABLE, VALID, InputError
 from scoring.findings import make_printable
 
-COMMANDS = ("score", "report", "describe", "package", "explain", "watch")
+COMMANDS = ("score", "report", "describe", "package", "verify", "explain", "watch", "compare")
 
 
 class Parser(argparse.ArgumentParser):

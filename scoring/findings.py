@@ -17,7 +17,10 @@ _SLUGS = {
         "marker-twice same-run-twice same-curve-twice eval-outside-run work-before-run-start "
         "gbs-differs hp-differs same-seed hp-table cadence-resnet cadence-bert division "
         "init-over-30min eval-time-order run-count too-many-unusable rcp identity node-count "
-        "no-seed demonstration not-a-demonstration system-json description"
+        "no-seed demonstration not-a-demonstration system-json description "
+        "package-profile package-manifest package-files log-too-large benchmark-missing "
+        "claim-differs source-differs call-site configuration-differs system-file-differs "
+        "campaign-differs nodes-differ image-differs"
     ),
     WARNING: (
         "success-below-target epoch-clock fast-stretch fast-run clock-back "

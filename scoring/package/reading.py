@@ -37,9 +37,13 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class OpenedPackage:
-    """A package unpacked: `folder` is the submitter's, `files` by their path below it."""
+    """A package unpacked: `folder` is the submitter's, `files` by their path below it.
+
+    private: the folder that vanishes at the end; there is room for what is made of the package.
+    """
 
     path: Path
+    private: Path
     folder: Path
     files: dict[str, FileEntry]
 
@@ -65,15 +69,18 @@ def open_package(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[Opened
     Raises InputError, one sentence that names the member, for whatever is not a plain package.
     """
     with tempfile.TemporaryDirectory(prefix="scoring-package-") as place:
+        private = Path(place)
         try:
-            opened = _unpack(path, Path(place), limits)
+            opened = _unpack(path, private, limits)
         except PackageError as error:
             raise InputError(f"{path}: {error}") from None
         yield opened
 
 
-def _unpack(path: Path, place: Path, limits: Limits) -> OpenedPackage:
+def _unpack(path: Path, private: Path, limits: Limits) -> OpenedPackage:
     names, files, top = NameTable(), {}, ""
+    # Of its own, so that no submitter's name can meet what is made beside it.
+    place = private / "unpacked"
     for member, budget in _read_members(path, limits):
         parts = split_name(member.name)
         names.add(member.name, parts, member.is_folder)
@@ -89,7 +96,7 @@ def _unpack(path: Path, place: Path, limits: Limits) -> OpenedPackage:
             files["/".join(parts[1:])] = _copy(member, target, budget, path)
     if not files:
         raise PackageError("holds no file")
-    return OpenedPackage(path, place / top, files)
+    return OpenedPackage(path, private, place / top, files)
 
 
 def _copy(member: Member, target: Path, budget: Budget, path: Path) -> FileEntry:

@@ -41,7 +41,8 @@ def read_all(path, limits=None):
     with open_package(path, *([limits] if limits else [])) as package:
         top = package.submitter_folder
         found = {f"{top}/{name}": package.read(name) for name in package.files}
-        private = package.folder.parent
+        private = package.private
+        assert package.folder.is_relative_to(private)
         assert stat.S_IMODE(private.stat().st_mode) == 0o700
     assert not private.exists()
     return found
@@ -581,6 +582,6 @@ def test_nothing_is_left_behind_when_the_block_fails(tmp_path):
     path = make_zip(tmp_path / "a.zip", CONTENT.items())
     private = []
     with pytest.raises(RuntimeError), open_package(path) as package:
-        private.append(package.folder.parent)
+        private.append(package.private)
         raise RuntimeError
     assert not private[0].exists()
