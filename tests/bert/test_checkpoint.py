@@ -28,7 +28,14 @@ from bert.model import pretraining_loss
 from bert.model_config import read_bert_config
 from bert.tensorflow_checkpoint import TensorflowCheckpoint
 from harness.commands import InputError
-from tests.bert.checkpoint_files import LARGE, TINY, Bundle, describe_config, make_variables
+from tests.bert.checkpoint_files import (
+    LARGE,
+    TINY,
+    Bundle,
+    describe_config,
+    make_variables,
+    write_full_size,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT.parent / "shared" / "golden" / "bert" / "tf1_checkpoint"
@@ -207,6 +214,14 @@ def test_all_of_bert_larges_variables_in_small(tmp_path: Path) -> None:
     converted = load_file(tmp_path / "bert.safetensors")
     assert converted.keys() == state.keys()
     assert all(torch.equal(converted[name], state[name]) for name in state)
+
+
+def test_the_checkpoint_to_measure_with_is_a_checkpoint(tmp_path: Path) -> None:
+    prefix = write_full_size(tmp_path, TINY)
+    state = read_tensorflow_state(prefix, read_bert_config(tmp_path / "bert_config.json"))
+    numbers = sum(tensor.numel() for tensor in state.values())
+    data = prefix.with_name(f"{prefix.name}.data-00000-of-00001")
+    assert data.stat().st_size == 12 * numbers + 16  # as the real one's, of 336,226,108 numbers
 
 
 def test_state_round_trip(tmp_path: Path) -> None:

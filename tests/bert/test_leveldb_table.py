@@ -18,7 +18,8 @@ from bert.leveldb_table import (
     read_table,
     read_varint,
 )
-from tests.bert.conftest import frame_block, write_block, write_varint
+from tests.bert.checkpoint_files import frame_table
+from tests.bert.conftest import write_block, write_varint
 
 ENTRIES = [(f"bert/layer_{i:03d}/kernel".encode(), bytes([i]) * (i % 40)) for i in range(90)]
 
@@ -158,19 +159,6 @@ def is_framed(data: bytes) -> bool:
 def test_blocks_without_room_for_their_restart_points(block: bytes) -> None:
     with pytest.raises(TableError):
         list(iterate_block(block))
-
-
-def frame_table(blocks: list[bytes], handles: list[tuple[int, int]], kind: int = PLAIN) -> bytes:
-    """A table of blocks as they are, every checksum right, its index as told."""
-    data = b"".join(frame_block(block, kind) for block in blocks)
-    index = [
-        (number.to_bytes(4, "big"), write_varint(offset) + write_varint(size))
-        for number, (offset, size) in enumerate(handles)
-    ]
-    block = write_block(index)
-    handle = write_varint(len(data)) + write_varint(len(block))
-    data += frame_block(block, PLAIN)
-    return data + (bytes(2) + handle).ljust(40, b"\0") + leveldb_table.MAGIC.to_bytes(8, "little")
 
 
 def test_a_block_read_again_and_again_is_refused() -> None:
