@@ -137,20 +137,28 @@ def _is_hashed(path: str) -> bool:
 
 def _list_paths(root: Path) -> Iterator[str]:
     """List the files below the allowed folders, sorted; caches are not entered."""
-    yield from (name for name in FILES if os.path.lexists(root / name))
-    for top in FOLDERS:
-        for folder, folders, names in os.walk(root / top, onerror=_refuse):
+    tops = [name for name in (*FILES, *FOLDERS) if os.path.lexists(root / name)]
+    for top in tops:
+        _refuse_link(root, top)
+        if top in FILES:
+            yield top
+            continue
+        for folder, folders, names in os.walk(root / top, onerror=_raise):
             folders[:] = sorted(name for name in folders if name != "__pycache__")
             for name in (*folders, *sorted(names)):
-                place = Path(folder, name)
-                path = place.relative_to(root).as_posix()
-                if place.is_symlink():
-                    raise InputError(f"{quote(path)} is a link: a package holds none; replace it")
+                path = Path(folder, name).relative_to(root).as_posix()
+                _refuse_link(root, path)
                 if name in names:
                     yield path
 
 
-def _refuse(error: OSError) -> None:
+def _refuse_link(root: Path, path: str) -> None:
+    if (root / path).is_symlink():
+        raise InputError(f"{quote(path)} is a link: a package holds none; replace it")
+
+
+def _raise(error: OSError) -> None:
+    """Let os.walk stop at a folder that it cannot list, rather than leave it out."""
     raise error
 
 

@@ -1,0 +1,74 @@
+"""`python -m scoring package`: makes the response package of a finished campaign."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from scoring.commands.arguments import add_rule_arguments, get_profile
+from scoring.exits import NOT_VALID, VALID
+from scoring.findings import make_printable
+
+HELP = "make the response package of a campaign"
+PROFILE = "lp2bm"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command reads from its line."""
+    parser.add_argument(
+        "--results", type=Path, required=True, metavar="DIR", help="the campaign's, or its parent"
+    )
+    parser.add_argument(
+        "--system", type=Path, required=True, metavar="FILE", help="systems/NAME.toml"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="PKG", help="folder, .tar, .tar.gz or .zip"
+    )
+    parser.add_argument(
+        "--description", type=Path, metavar="FILE", help="system description (DIR/system.json)"
+    )
+    parser.add_argument(
+        "--image-manifest", type=Path, metavar="FILE", help="manifest.json of the image used"
+    )
+    add_rule_arguments(parser, PROFILE)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make the package, or say on stderr why not."""
+    from scoring.package.build import Order, RefusalError, build_package
+    from scoring.prose import DEMONSTRATION, format_score
+
+    # Ended from outside, it leaves as little behind as with Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    order = Order(
+        results=options.results,
+        system=options.system,
+        output=Path(os.path.normpath(options.output)),
+        profile=get_profile(options),
+        ruleset=options.ruleset,
+        window=options.window,
+        description=options.description,
+        image_manifest=options.image_manifest,
+        say=_say,
+    )
+    try:
+        built = build_package(order)
+    except RefusalError as refusal:
+        for reason in refusal.reasons:
+            _say(f"error: {reason}")
+        _say(f"no package was made: {len(refusal.reasons)} reasons above")
+        return NOT_VALID
+    for remark in built.remarks:
+        _say(remark)
+    if order.profile.demonstration:
+        print(DEMONSTRATION)
+    score = format_score(built.score.compute(normalized=False))
+    print(f"{make_printable(str(order.output))}: {len(built.manifest.files)} files, score {score}")
+    return VALID
+
+
+def _say(text: str) -> None:
+    print(make_printable(text), file=sys.stderr)
