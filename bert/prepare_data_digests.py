@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
+
 from bert.shard_file import ShardFile
 from bert.shards import Manifest, ShardSet
 from harness.progress import Progress
@@ -37,6 +39,18 @@ def digest_shard(file: ShardFile) -> tuple[str, str]:
         ids_rows.append(hash_text(input_ids))
         feature_rows.append(hash_text([input_ids, segment_ids, positions, truth, label]))
     return hash_text(ids_rows), hash_text(feature_rows)
+
+
+def digest_rows(shards: ShardSet, first: int, last: int) -> str:
+    """Return the input_ids_md5 of rows first ... last - 1 of a data set, over its shards."""
+    progress = Progress("digest", last - first, "examples")
+    rows = []
+    for low in range(first, last, ROWS_PER_REPORT):
+        entries, records = shards.find(np.arange(low, min(low + ROWS_PER_REPORT, last)))
+        for tokens, record in zip(entries["tokens"].tolist(), records, strict=True):
+            rows.append(hash_text(record[:tokens].tolist()))
+        progress.update(low - first)
+    return hash_text(rows)
 
 
 def digest_data(manifest: Manifest) -> dict[str, list[dict[str, str | int]]]:

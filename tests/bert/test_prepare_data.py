@@ -15,69 +15,28 @@ import numpy as np
 import pytest
 
 from bert.examples import ExampleSettings
-from bert.prepare_data import describe_data, main, verify_data
+from bert.prepare_data import main
+from bert.prepare_data_information import describe_data
 from bert.prepare_data_parts import Pool, create_data, lock_folder, plan_parts
 from bert.prepare_data_picks import choose_rows, pick_evaluation_examples
+from bert.prepare_data_verification import verify_data
 from bert.shards import read_manifest
 from harness.commands import InputError
+from tests.bert.small_data import (
+    ROOT,
+    SMALL,
+    SMALL_OPTIONS,
+    hash_files,
+    read_features,
+    run,
+    write_texts,
+    write_vocabulary,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT.parent / "shared" / "golden" / "bert"
 needs_golden = pytest.mark.skipif(
     not GOLDEN.is_dir(), reason=f"the reference's outputs are not at {GOLDEN}"
 )
-TEXT = "the cat sat on a mat and dog ran over hill to see red sun fall in west"
-WORDS = TEXT.split()
-VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", *WORDS, "##s", "##ing"]
-SMALL = ExampleSettings(max_seq_length=32, max_predictions_per_seq=5, dupe_factor=2)
-SMALL_OPTIONS = ["--max-seq-length", "32", "--max-predictions-per-seq", "5", "--dupe-factor", "2"]
-
-
-def write_vocabulary(folder: Path) -> Path:
-    path = folder / "vocab.txt"
-    path.write_text("".join(f"{piece}\n" for piece in VOCABULARY))
-    return path
-
-
-def write_texts(folder: Path, count: int = 3, documents: int = 6) -> list[Path]:
-    texts = []
-    for number in range(count):
-        lines = []
-        for document in range(documents):
-            for sentence in range(5):
-                start = number + 3 * document + sentence
-                words = [WORDS[(start + 5 * i) % len(WORDS)] for i in range(4 + start % 6)]
-                lines.append(" ".join(words) + " .")
-            lines.append("")
-        texts.append(folder / f"part-{number}.txt")
-        texts[-1].write_text("\n".join(lines))
-    return texts
-
-
-def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "bert.prepare_data", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def read_features(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {feature: file[feature] for feature in file.files}
-
-
-def hash_files(folder: Path) -> dict[str, str]:
-    return {
-        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.iterdir())
-    }
 
 
 def refuse(folder: Path, *texts: Path, **changes: Any) -> str:
