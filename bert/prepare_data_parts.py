@@ -1,4 +1,4 @@
-"""Texts to shards, one process a text, so that every text begins with the seed and none waits.
+"""Texts to shards: every text begins with the seed, whichever process makes its shard.
 
 An interrupted call is continued by the same call: a shard that is there, undamaged and made of the
 same text with the same settings is kept.
@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bert.examples import ExampleSettings, create_examples, read_documents
-from bert.shard_file import hash_content, order_examples, read_description, write_shard
+from bert.examples import ExampleSettings
 from bert.shards import MANIFEST_NAME, Manifest, Shard, name_shard, write_manifest
-from bert.tokenization import Tokenizer
 from bert.vocabulary import Vocabulary, read_vocabulary
 from harness.commands import InputError, describe_os_error
 from harness.progress import Progress
 
-READ_BYTES = 1 << 20
-# Share of a text's work that lies before the first example: reading and cutting into word pieces.
-READING_SHARE = 0.2
+if TYPE_CHECKING:
+    from bert.shard_maker import ShardMaker
 
 
 @dataclass(frozen=True)
@@ -38,22 +35,6 @@ class Part:
     text: Path
     shard: Path
     bytes: int
-
-
-def describe_origin(
-    text: Path, vocabulary: Vocabulary, settings: ExampleSettings
-) -> dict[str, Any]:
-    """Say of a shard what it is made of; two equal answers mean two equal shards."""
-    digest, size = hashlib.md5(usedforsecurity=False), 0
-    with open(text, "rb") as file:
-        while block := file.read(READ_BYTES):
-            digest.update(block)
-            size += len(block)
-    return {
-        "settings": asdict(settings),
-        "vocabulary": {"size": len(vocabulary), "md5": vocabulary.md5},
-        "text": {"bytes": size, "md5": digest.hexdigest()},
-    }
 
 
 def describe_shard(path: Path, description: dict[str, Any]) -> Shard:
@@ -68,62 +49,36 @@ def describe_shard(path: Path, description: dict[str, Any]) -> Shard:
     )
 
 
-def reuse_shard(path: Path, origin: dict[str, Any]) -> Shard | None:
-    """Return the entry of a finished shard of the same origin, None where it must be made."""
-    try:
-        description, start = read_description(path)
-    except (InputError, FileNotFoundError):
-        return None
-    if any(description.get(key) != value for key, value in origin.items()):
-        return None
-    if hash_content(path, start) != description["sha256"]:
-        return None
-    return describe_shard(path, description)
-
-
-def make_part(
-    part: Part,
-    tokenizer: Tokenizer,
-    vocabulary: Vocabulary,
-    settings: ExampleSettings,
-    report: Callable[[float], None],
-) -> Shard:
-    """Make the shard of one text, or keep it; report gets the share that is done, 0 to 1."""
-    origin = describe_origin(part.text, vocabulary, settings)
-    kept = reuse_shard(part.shard, origin)
-    if kept is not None:
-        return kept
-    documents = read_documents(part.text, tokenizer)
-    report(READING_SHARE)
-    examples = create_examples(
-        documents,
-        vocabulary,
-        settings,
-        lambda share: report(READING_SHARE + share * (1 - READING_SHARE)),
-    )
-    index, records = order_examples(examples)
-    return describe_shard(part.shard, write_shard(part.shard, index, records, origin))
-
-
-def _run_part(part: Part, vocab: Path, settings: ExampleSettings, answers: Connection) -> None:
-    """The process of one text: sends shares (float), then the Shard, or a sentence (str)."""
+def _serve(vocab: Path, settings: ExampleSettings, pipe: Connection) -> None:
+    """The process of a worker: gets Parts; sends shares (float), then the Shard, or a sentence."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once and in silence
     parent = os.getppid()
 
     def report(share: float) -> None:
         if os.getppid() != parent:  # nobody waits for this shard any more
             os._exit(1)
-        answers.send(share)
+        pipe.send(share)
 
     try:
-        vocabulary = read_vocabulary(vocab)
-        answers.send(make_part(part, Tokenizer(vocabulary), vocabulary, settings, report))
-    except BrokenPipeError:
+        maker = load_shard_maker(read_vocabulary(vocab), settings)
+        while True:
+            part: Part = pipe.recv()
+            pipe.send(describe_shard(part.shard, maker.make(part.text, part.shard, report)))
+    except EOFError:  # no more parts
+        return
+    except (BrokenPipeError, ConnectionResetError):
         os._exit(1)
     except InputError as error:
-        answers.send(str(error))
+        pipe.send(str(error))
     except OSError as error:
-        answers.send(describe_os_error(error))
+        pipe.send(describe_os_error(error))
+
+
+def load_shard_maker(vocabulary: Vocabulary, settings: ExampleSettings) -> ShardMaker:
+    """Make a ShardMaker; the compiled loops are loaded here, and by no other command."""
+    from bert.shard_maker import ShardMaker
+
+    return ShardMaker(vocabulary, settings)
 
 
 @contextlib.contextmanager
@@ -178,8 +133,10 @@ def create_data(
         parts = plan_parts(texts, folder)
         # A manifest stands only beside shards that are all there and all as it says.
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        maker = load_shard_maker(vocabulary, settings)
+        maker.compile(_say)
         if workers == 1 or len(parts) == 1:
-            shards = _make_here(parts, vocabulary, settings)
+            shards = _make_here(parts, maker)
         else:
             shards = Pool(parts, vocab, settings, workers).run()
         manifest = Manifest(folder, settings, len(vocabulary), vocabulary.md5, tuple(shards))
@@ -191,9 +148,12 @@ def _count_kilobytes(parts: list[Part]) -> int:
     return max(1, sum(part.bytes for part in parts) // 1000)
 
 
-def _make_here(parts: list[Part], vocabulary: Vocabulary, settings: ExampleSettings) -> list[Shard]:
+def _say(sentence: str) -> None:
+    print(f"create: {sentence}", file=sys.stderr, flush=True)
+
+
+def _make_here(parts: list[Part], maker: ShardMaker) -> list[Shard]:
     progress = Progress("create", _count_kilobytes(parts), "kB")
-    tokenizer = Tokenizer(vocabulary)
     shards: list[Shard] = []
     before = 0
     for part in parts:
@@ -201,14 +161,14 @@ def _make_here(parts: list[Part], vocabulary: Vocabulary, settings: ExampleSetti
         def report(share: float, part: Part = part, before: int = before) -> None:
             progress.update(int(before + share * part.bytes) // 1000)
 
-        shards.append(make_part(part, tokenizer, vocabulary, settings, report))
+        shards.append(describe_shard(part.shard, maker.make(part.text, part.shard, report)))
         before += part.bytes
     progress.finish(progress.total, f"in {len(parts)} shards")
     return shards
 
 
 class Pool:
-    """Processes that make one shard each, at most `workers` of them at a time."""
+    """Processes that make shards, at most `workers` of them; each takes one part after another."""
 
     def __init__(
         self, parts: list[Part], vocab: Path, settings: ExampleSettings, workers: int
@@ -218,6 +178,7 @@ class Pool:
         self.shares = [0.0] * len(parts)
         self.shards: list[Shard | None] = [None] * len(parts)
         self.running: dict[Connection, tuple[int, Any]] = {}
+        self.idle: list[tuple[Connection, Any]] = []
         self.progress = Progress("create", _count_kilobytes(parts), "kB")
 
     def run(self) -> list[Shard]:
@@ -227,10 +188,13 @@ class Pool:
             while waiting or self.running:
                 while waiting and len(self.running) < self.workers:
                     self.start(waiting.pop())
-                for answers in wait(list(self.running)):
-                    self._receive(answers)  # type: ignore[arg-type]
+                for pipe in wait(list(self.running)):
+                    self._receive(pipe)  # type: ignore[arg-type]
                 self._show()
         finally:
+            for pipe, process in self.idle:
+                pipe.close()
+                process.join()
             for _, process in self.running.values():
                 process.terminate()
                 process.join()
@@ -238,35 +202,39 @@ class Pool:
         return [shard for shard in self.shards if shard is not None]
 
     def start(self, number: int) -> None:
-        """Start the process of part `number`."""
-        answers, answer = self.context.Pipe(duplex=False)
+        """Give part `number` to an idle process, or to a new one."""
+        pipe, process = self.idle.pop() if self.idle else self._start_process()
+        self.running[pipe] = number, process
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # _receive says so
+            pipe.send(self.parts[number])
+
+    def _start_process(self) -> tuple[Connection, Any]:
+        pipe, other_end = self.context.Pipe()
         process = self.context.Process(
-            target=_run_part,
-            args=(self.parts[number], self.vocab, self.settings, answer),
-            daemon=True,
+            target=_serve, args=(self.vocab, self.settings, other_end), daemon=True
         )
         process.start()
-        answer.close()
-        self.running[answers] = number, process
+        other_end.close()
+        return pipe, process
 
-    def _receive(self, answers: Connection) -> None:
-        number, process = self.running[answers]
+    def _receive(self, pipe: Connection) -> None:
+        number, process = self.running[pipe]
         try:
-            answer = answers.recv()
-        except EOFError:
+            answer = pipe.recv()
+        except (EOFError, ConnectionResetError):
             process.join()
-            del self.running[answers]
-            if self.shards[number] is None:
-                raise InputError(
-                    f"{self.parts[number].text}: the process that read it ended with status "
-                    f"{process.exitcode}: give fewer --workers if memory ran out"
-                ) from None
-            return
+            del self.running[pipe]
+            raise InputError(
+                f"{self.parts[number].text}: the process that read it ended with status "
+                f"{process.exitcode}: give fewer --workers if memory ran out"
+            ) from None
         if isinstance(answer, str):
             raise InputError(answer)
         if isinstance(answer, Shard):
             self.shards[number] = answer
             self.shares[number] = 1.0
+            del self.running[pipe]
+            self.idle.append((pipe, process))
         else:
             self.shares[number] = answer
 

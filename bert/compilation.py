@@ -1,0 +1,92 @@
+"""Compiled loops: the decorator that makes them, and the folder that keeps their machine code.
+
+Only modules that hold loops import this one, and with it numba; no trainer does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from pathlib import Path
+
+import numba
+
+from harness.commands import InputError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def hash_sources() -> str:
+    """Hash every module of this package that holds loops.
+
+    The cache of numba looks at the file of a function alone and would keep calling the machine
+    code of a callee that has changed in another file; so each state of the sources has its folder.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.glob("*.py")):
+        content = path.read_bytes()
+        if b"from bert.compilation import" in content or path.samefile(__file__):
+            digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def is_writable(folder: Path) -> bool:
+    """Make a folder where it is missing, and say whether files can be made in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        return False
+    return True
+
+
+def find_private_folder(place: Path) -> Path:
+    """Return this user's own folder in a place that everyone may write to.
+
+    Loading machine code is running it, so a folder that another user could have filled is refused.
+    Raises InputError naming it.
+    """
+    folder = place / f"lp-mlperf-kit-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+        private = private and not found.st_mode & 0o077
+    except FileExistsError:
+        private = False
+    if not private:
+        raise InputError(
+            f"{folder} is not a folder that this user alone may use: remove it, or name another "
+            "folder for compiled loops in NUMBA_CACHE_DIR"
+        )
+    return folder
+
+
+def choose_cache_folder(given: str, package: Path, temporary: Path) -> Path:
+    """Choose where machine code is kept.
+
+    given: what the user asks for, may be empty; package: where the sources are, best if it can be
+    written to, for then all nodes that share it compile once; temporary: where else, on this node.
+    Raises InputError where none of them serves.
+    """
+    name = f"loops-{hash_sources()}"
+    if given:
+        if is_writable(Path(given) / name):
+            return Path(given) / name
+        raise InputError(f"NUMBA_CACHE_DIR={given} cannot be written to: name another folder")
+    folder = package / "__pycache__" / name
+    if not is_writable(folder):
+        folder = find_private_folder(temporary) / name
+        if not is_writable(folder):
+            raise InputError(f"{folder} cannot be written to: name a folder in NUMBA_CACHE_DIR")
+    return folder
+
+
+CACHE_FOLDER = choose_cache_folder(numba.config.CACHE_DIR, PACKAGE, Path(tempfile.gettempdir()))
+numba.config.CACHE_DIR = str(CACHE_FOLDER)
+
+# Whole numbers wrap and nothing is checked at run time, as in C: every loop says in its docstring
+# what its caller guarantees.
+compiled = numba.njit(cache=True, error_model="numpy")

@@ -1,0 +1,234 @@
+"""The loop that makes examples, compiled: pairs of sentences with masked words, draw for draw the
+reference's.
+
+Every example hangs on one sequence of draws from Python's Mersenne Twister, so the order of the
+draws below is part of the format.
+Source: mlcommons/training bert cleanup_scripts/create_pretraining_data.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bert.compilation import compiled
+from bert.twister import draw_from, draw_half, draw_unit, shuffle
+
+OTHER_DOCUMENT_TRIES = 10
+MASK_PROBABILITY, KEEP_PROBABILITY = 0.8, 0.5
+
+
+class Rules(NamedTuple):
+    """longest_pair: tokens of both halves; masked_by_length: how many positions a sequence of each
+    length masks, int64; the rest are probabilities and numbers of special pieces.
+    """
+
+    longest_pair: int
+    masked_by_length: npt.NDArray[np.int64]
+    short_probability: float
+    repetitions: int
+    vocabulary_size: int
+    first: int
+    separator: int
+    mask: int
+
+
+class Shelf(NamedTuple):
+    """Where examples are put: the arrays of `bert.examples.Examples`, with room at their ends."""
+
+    payload: npt.NDArray[Any]
+    ends: npt.NDArray[np.uint64]
+    tokens: npt.NDArray[np.uint16]
+    first_segment: npt.NDArray[np.uint16]
+    masked: npt.NDArray[np.uint16]
+    next_sentence_label: npt.NDArray[np.uint8]
+
+
+class Scratch(NamedTuple):
+    """Of the longest sequence's length: positions in drawn order uint16, the original token and
+    whether it is masked at each position.
+    """
+
+    candidates: npt.NDArray[np.uint16]
+    originals: npt.NDArray[np.int32]
+    is_masked: npt.NDArray[np.uint8]
+
+
+# Where the loop stands, one array (5,) int64: documents done, the next sentence (-1: the document
+# is not begun), the wanted length, examples made, numbers in the payload.
+DOCUMENTS_DONE, NEXT_SENTENCE, WANTED, EXAMPLES, PAYLOAD = 0, 1, 2, 3, 4
+
+
+@compiled
+def find_second(generator: Any, document: Any, wanted: Any, sentences: Any, starts: Any,
+                order: Any) -> Any:  # fmt: skip
+    """Draw sentences from a drawn place of another document until `wanted` tokens are there.
+
+    The last document tried is taken even if it is the same one, as in the reference. Returns where
+    they begin and end, in tokens.
+    """
+    drawn = document
+    for _ in range(OTHER_DOCUMENT_TRIES):
+        drawn = draw_from(generator, 0, order.size - 1)
+        if drawn != document:
+            break
+    first, end = starts[order[drawn]], starts[order[drawn] + 1]
+    sentence = draw_from(generator, first, end - 1)
+    start = sentences[sentence]
+    sentence += 1
+    while sentence < end and sentences[sentence] - start < wanted:
+        sentence += 1
+    return start, sentences[sentence]
+
+
+@compiled
+def truncate(generator: Any, first: Any, first_end: Any, second: Any, second_end: Any,
+             longest: Any) -> Any:  # fmt: skip
+    """Take tokens from the longer half, at a drawn end, until the pair fits; returns its bounds."""
+    excess = first_end - first + second_end - second - longest
+    while excess > 0:
+        front = draw_half(generator)
+        if first_end - first > second_end - second:
+            first += front
+            first_end -= not front
+        else:
+            second += front
+            second_end -= not front
+        excess -= 1
+    return first, first_end, second, second_end
+
+
+@compiled
+def mask_tokens(generator: Any, sequence: Any, masked: Any, candidates: Any, originals: Any,
+                is_masked: Any, rules: Any) -> Any:  # fmt: skip
+    """Mask the first `masked` candidates, in their drawn order.
+
+    The originals and is_masked say afterwards what stood where.
+    """
+    mask, size = rules.mask, rules.vocabulary_size
+    for i in range(masked):
+        position = candidates[i]
+        original = sequence[position]
+        originals[position] = original
+        is_masked[position] = 1
+        if draw_unit(generator) < MASK_PROBABILITY:
+            sequence[position] = mask
+        elif draw_unit(generator) >= KEEP_PROBABILITY:
+            sequence[position] = draw_from(generator, 0, size - 1)
+
+
+@compiled
+def write_masked(record: Any, length: Any, masked: Any, originals: Any, is_masked: Any) -> None:
+    """Write positions and originals in rising order behind a sequence, and clear is_masked.
+
+    The record has room for `masked` numbers each. There is no branch to mispredict: what is not
+    masked is written too, and overwritten by the next that is.
+    """
+    count = 0
+    for position in range(length):
+        if count == masked:
+            break
+        record[length + count] = position
+        record[length + masked + count] = originals[position]
+        count += is_masked[position]
+        is_masked[position] = 0
+
+
+@compiled
+def write_pair(generator: Any, tokens: Any, bounds: Any, record: Any, rules: Any,
+               scratch: Any) -> Any:  # fmt: skip
+    """Write one example to a record. Returns its length, its first segment's, and its masks.
+
+    bounds: of both halves in tokens; together they fit. The record has room for the longest.
+    """
+    first, first_end, second, second_end = bounds
+    segment = first_end - first + 2
+    length = segment + second_end - second + 1
+    record[0] = rules.first
+    for i in range(segment - 2):
+        record[1 + i] = tokens[first + i]
+    record[segment - 1] = rules.separator
+    for i in range(length - segment - 1):
+        record[segment + i] = tokens[second + i]
+    record[length - 1] = rules.separator
+    candidates = scratch.candidates[: length - 3]
+    for i in range(segment - 2):
+        candidates[i] = 1 + i
+    for i in range(length - segment - 1):
+        candidates[segment - 2 + i] = segment + i
+    shuffle(generator, candidates)
+    masked = min(rules.masked_by_length[length], length - 3)
+    originals, is_masked = scratch.originals, scratch.is_masked
+    mask_tokens(generator, record, masked, candidates, originals, is_masked, rules)
+    write_masked(record, length, masked, originals, is_masked)
+    return length, segment, masked
+
+
+@compiled
+def cut_chunk(generator: Any, document: Any, start: Any, end: Any, wanted: Any, longest: Any,
+              sentences: Any, starts: Any, order: Any) -> Any:  # fmt: skip
+    """Make a pair of the sentences from start to end.
+
+    Returns its bounds in tokens, its label, and the sentence that the next chunk begins with:
+    those that a random second half displaces are cut again.
+    """
+    cut = start + 1
+    if end - start > 1:
+        cut = start + draw_from(generator, 1, end - start - 1)
+    first, first_end = sentences[start], sentences[cut]
+    second, second_end = first_end, sentences[end]
+    is_random = end - start == 1 or draw_half(generator)
+    if is_random:
+        room = wanted - (first_end - first)
+        second, second_end = find_second(generator, document, room, sentences, starts, order)
+        end = cut
+    bounds = truncate(generator, first, first_end, second, second_end, longest)
+    return bounds, is_random, end
+
+
+@compiled
+def make_examples(generator: Any, documents: Any, order: Any, rules: Any, shelf: Any,
+                  scratch: Any, places: Any) -> None:  # fmt: skip
+    """Make examples until all are made or the shelf has no room for one more.
+
+    documents: bert.documents.Documents, none of them empty; order: (documents,) int64; places:
+    where the loop stands, changed in place, so that a second call goes on.
+    """
+    tokens, sentences, starts = documents
+    longest = rules.longest_pair
+    longest_record = 3 * (longest + 3)
+    payload, used, made = shelf.payload, places[PAYLOAD], places[EXAMPLES]
+    while places[DOCUMENTS_DONE] < rules.repetitions * order.size:
+        document = places[DOCUMENTS_DONE] % order.size
+        sentence, document_end = places[NEXT_SENTENCE], starts[order[document] + 1]
+        if sentence < 0:
+            sentence = starts[order[document]]
+            places[WANTED] = longest
+            if draw_unit(generator) < rules.short_probability:
+                places[WANTED] = draw_from(generator, 2, longest)
+        wanted = places[WANTED]
+        while sentence < document_end:
+            if made == shelf.ends.size or payload.size - used < longest_record:
+                places[NEXT_SENTENCE], places[EXAMPLES], places[PAYLOAD] = sentence, made, used
+                return
+            end = sentence + 1
+            while end < document_end and sentences[end] - sentences[sentence] < wanted:
+                end += 1
+            bounds, label, sentence = cut_chunk(
+                generator, document, sentence, end, wanted, longest, sentences, starts, order
+            )
+            length, segment, masked = write_pair(
+                generator, tokens, bounds, payload[used:], rules, scratch
+            )
+            used += length + 2 * masked
+            shelf.ends[made] = used
+            shelf.tokens[made] = length
+            shelf.first_segment[made] = segment
+            shelf.masked[made] = masked
+            shelf.next_sentence_label[made] = label
+            made += 1
+        places[DOCUMENTS_DONE] += 1
+        places[NEXT_SENTENCE] = -1
+    places[EXAMPLES], places[PAYLOAD] = made, used

@@ -1,0 +1,101 @@
+"""One text to one shard. Imports compiled loops, so that only who makes data imports it."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from bert.compilation import CACHE_FOLDER, PACKAGE
+from bert.documents import read_documents
+from bert.example_maker import create_examples
+from bert.examples import ExampleSettings
+from bert.shard_file import hash_content, order_examples, read_description, write_shard
+from bert.tokenization import Tokenizer
+from bert.vocabulary import Vocabulary
+from harness.commands import InputError
+
+READ_BYTES = 1 << 20
+# Share of a text's work that lies before the first example: reading and cutting into word pieces.
+READING_SHARE = 0.2
+COMPILATION_SECONDS = 2.0  # loading what is compiled takes less
+
+
+def describe_origin(
+    text: Path, vocabulary: Vocabulary, settings: ExampleSettings
+) -> dict[str, Any]:
+    """Say of a shard what it is made of; two equal answers mean two equal shards."""
+    digest, size = hashlib.md5(usedforsecurity=False), 0
+    with open(text, "rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+            size += len(block)
+    return {
+        "settings": asdict(settings),
+        "vocabulary": {"size": len(vocabulary), "md5": vocabulary.md5},
+        "text": {"bytes": size, "md5": digest.hexdigest()},
+    }
+
+
+def find_shard(path: Path, origin: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the description of a finished shard of the same origin, None where it must be made."""
+    try:
+        description, start = read_description(path)
+    except (InputError, FileNotFoundError):
+        return None
+    if any(description.get(key) != value for key, value in origin.items()):
+        return None
+    return description if hash_content(path, start) == description["sha256"] else None
+
+
+class ShardMaker:
+    """Makes shards of one vocabulary with the same settings."""
+
+    def __init__(self, vocabulary: Vocabulary, settings: ExampleSettings) -> None:
+        self.start_seconds = time.monotonic()
+        self.vocabulary, self.settings = vocabulary, settings
+        self.tokenizer = Tokenizer(vocabulary)
+
+    def make(self, text: Path, shard: Path, report: Callable[[float], None]) -> dict[str, Any]:
+        """Make the shard of a text, or keep it, and return its description.
+
+        report gets the share that is done, 0 to 1. Raises InputError where the text cannot be
+        used, OSError where a file cannot.
+        """
+        origin = describe_origin(text, self.vocabulary, self.settings)
+        kept = find_shard(shard, origin)
+        if kept is not None:
+            return kept
+        documents = read_documents(
+            text, self.tokenizer, lambda share: report(share * READING_SHARE)
+        )
+        examples = create_examples(
+            documents,
+            self.vocabulary,
+            self.settings,
+            lambda share: report(READING_SHARE + share * (1 - READING_SHARE)),
+        )
+        del documents
+        index, records = order_examples(examples)
+        return write_shard(shard, index, records, origin)
+
+    def compile(self, report: Callable[[str], None]) -> None:
+        """Compile every loop, or load what is compiled, by making the examples of one word.
+
+        report gets a sentence where that takes long, and where the machine code is kept elsewhere
+        than beside the sources. Processes started after this find it there.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            text = Path(folder) / "text"
+            text.write_text("a\n")
+            settings = replace(self.settings, dupe_factor=1)
+            create_examples(read_documents(text, self.tokenizer), self.vocabulary, settings)
+        seconds = time.monotonic() - self.start_seconds
+        if not CACHE_FOLDER.is_relative_to(PACKAGE):
+            report(f"compiled loops are kept in {CACHE_FOLDER}, not in {PACKAGE / '__pycache__'}")
+        if seconds > COMPILATION_SECONDS:
+            report(f"compiled the loops in {seconds:.0f} s, once for this version and processor")

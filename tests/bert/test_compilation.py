@@ -1,0 +1,82 @@
+"""Where machine code is kept: beside the sources, else in a folder of this user alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bert import compilation
+from bert.compilation import CACHE_FOLDER, choose_cache_folder, find_private_folder, hash_sources
+from harness.commands import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+NAME = f"loops-{hash_sources()}"
+
+
+def test_beside_the_sources_where_they_can_be_written(tmp_path: Path) -> None:
+    chosen = choose_cache_folder("", tmp_path / "package", tmp_path / "temporary")
+    assert chosen == tmp_path / "package" / "__pycache__" / NAME and chosen.is_dir()
+    assert not (tmp_path / "temporary").exists()
+
+
+def test_in_a_private_folder_where_the_sources_are_read_only(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.write_text("")  # no folder can be made in it, not even by root
+    chosen = choose_cache_folder("", package, tmp_path)
+    private = tmp_path / f"lp-mlperf-kit-{os.getuid()}"
+    assert chosen == private / NAME and chosen.is_dir()
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert choose_cache_folder("", package, tmp_path) == chosen
+
+
+def test_where_the_user_wants_it(tmp_path: Path) -> None:
+    chosen = choose_cache_folder(str(tmp_path / "given"), tmp_path / "package", tmp_path)
+    assert chosen == tmp_path / "given" / NAME
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"NUMBA_CACHE_DIR=.*file cannot be written to"):
+        choose_cache_folder(str(tmp_path / "file"), tmp_path / "package", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["open to others", "a link", "a file"])
+def test_a_folder_that_others_may_fill_is_refused(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / f"lp-mlperf-kit-{os.getuid()}"
+    if kind == "open to others":
+        folder.mkdir()
+        folder.chmod(0o770)
+    elif kind == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(tmp_path / "elsewhere")
+    else:
+        folder.write_text("")
+    with pytest.raises(InputError, match="is not a folder that this user alone may use"):
+        find_private_folder(tmp_path)
+
+
+def test_a_change_in_any_loop_is_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in (ROOT / "bert").glob("*.py"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(compilation, "PACKAGE", tmp_path)
+    monkeypatch.setattr(compilation, "__file__", str(tmp_path / "compilation.py"))
+    assert f"loops-{hash_sources()}" == CACHE_FOLDER.name
+    with (tmp_path / "train.py").open("a") as file:
+        file.write("# no loop\n")
+    assert f"loops-{hash_sources()}" == CACHE_FOLDER.name
+    for name in ("twister.py", "word_pieces.py", "example_loops.py"):
+        before = hash_sources()
+        with (tmp_path / name).open("a") as file:
+            file.write("# changed\n")
+        assert hash_sources() != before
+
+
+def test_numba_is_imported_by_nobody_else() -> None:
+    modules = "bert.train, bert.data, bert.shards, bert.prepare_data, bert.checkpoint"
+    code = f"import sys, {modules}; sys.exit('numba' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert done.returncode == 0

@@ -1,0 +1,110 @@
+"""Shards byte for byte: against the oracle, and against those that were made before."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bert.examples import ExampleSettings
+from bert.prepare_data_parts import create_data
+from bert.shard_file import ALIGNMENT_BYTES, align, read_description
+from bert.shard_maker import ShardMaker
+from bert.vocabulary import read_vocabulary
+from tests.bert import oracle
+from tests.bert.sample_vocabulary import SPECIAL, make_oracle, make_vocabulary
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = ROOT.parent / "shared" / "golden" / "bert"
+PIECES = [*SPECIAL, "a", "b", "##a", "##b", "σ", "##ς", ".", *(f"w{i}" for i in range(30))]
+SMALL = ExampleSettings(32, 5, 2)
+# Of the shard that the pure-Python version of this package made of the golden sample text.
+SAMPLE_SHARD_SHA256 = "969e84966aaf4b3af187f583c396d44293a4c1a853744225405a771dc0b549f3"
+
+
+def make_text(seed: int, lines: int) -> bytes:
+    rng = random.Random(seed)
+    words = ["a", "b", "ab", "ba", "A\u0301", "ΑΣ", ".", "\u200b", "\r", *PIECES[-30:]]
+    return "\n".join(
+        " ".join(rng.choices(words, k=rng.choice([0, 1, 5, 9, 30]))) for _ in range(lines)
+    ).encode()
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["2 bytes", "4 bytes"])
+@pytest.mark.parametrize("length", [32, 128, 512])
+def test_index_and_records_are_the_oracles(tmp_path: Path, length: int, wide: bool) -> None:
+    pieces = [*PIECES, *(f"x{i}" for i in range(66_000))] if wide else PIECES
+    chosen = ExampleSettings(length, 20, 3, seed=length)
+    content = make_text(length, 400)
+    (tmp_path / "text").write_bytes(content)
+    shares: list[float] = []
+    maker = ShardMaker(make_vocabulary(pieces), chosen)
+    description = maker.make(tmp_path / "text", tmp_path / "shard", shares.append)
+    documents = oracle.read_documents(content, make_oracle(pieces))
+    rows = oracle.ExampleMaker(documents, pieces, chosen).rows
+    index, records = oracle.encode_rows(rows, wide)
+    found, start = read_description(tmp_path / "shard")
+    assert found == description and start % ALIGNMENT_BYTES == 0
+    content = (tmp_path / "shard").read_bytes()[start:]
+    assert content[: len(index)] == index
+    assert content[align(len(index)) :] == records
+    assert shares == sorted(shares) and shares[0] == 0.0 and shares[-1] <= 1.0
+
+
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"the sample text is not at {GOLDEN}")
+def test_a_data_set_made_before_is_the_same_today(tmp_path: Path) -> None:
+    text, vocab = GOLDEN / "sample_text.txt", GOLDEN / "vocab.txt"
+    manifest = create_data([text], vocab, tmp_path / "out", ExampleSettings(), 1)
+    shard = tmp_path / "out" / manifest.shards[0].name
+    assert hashlib.sha256(shard.read_bytes()).hexdigest() == SAMPLE_SHARD_SHA256
+
+
+def test_workers_take_one_part_after_another(tmp_path: Path) -> None:
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("".join(f"{piece}\n" for piece in PIECES))
+    texts = [tmp_path / f"text-{number}" for number in range(3)]
+    for number, text in enumerate(texts):
+        text.write_bytes(make_text(number, 60))
+    alone = create_data(texts, vocab, tmp_path / "alone", SMALL, 1)
+    together = create_data(texts, vocab, tmp_path / "together", SMALL, 2)
+    assert alone.shards == together.shards
+    assert read_vocabulary(vocab).md5 == together.vocabulary_md5
+
+
+def test_read_only_sources_say_where_the_loops_are_kept(tmp_path: Path) -> None:
+    """As in a container: the loops are compiled into the temporary folder, once."""
+    for package in ("bert", "harness"):
+        shutil.copytree(
+            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    (tmp_path / "bert" / "__pycache__").write_text("no folder")  # stops root too
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))
+    (tmp_path / "text").write_bytes(make_text(1, 30))
+    command = [sys.executable, "-m", "bert.prepare_data", "create", "--vocab", "vocab.txt"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": ""}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    kept = []
+    for output in ("first", "second"):
+        done = subprocess.run(
+            [*command, "--output", output, "text"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "create: compiled loops are kept in " in done.stderr
+        kept.append({path.name for path in (tmp_path / "temporary").rglob("*.nbc")})
+    assert kept[0] and kept[0] == kept[1]
+    first, second = (
+        next((tmp_path / output).glob("*.shard")).read_bytes() for output in ("first", "second")
+    )
+    assert first == second
