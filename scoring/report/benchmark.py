@@ -7,13 +7,17 @@ from functools import partial
 
 from scoring.audit.speed import compute_samples_per_second
 from scoring.prose import LETTERS, NAMES
-from scoring.report import charts
+from scoring.report import charts, curves
 from scoring.report.picture import render_picture
 from scoring.report.text import clean
 from scoring.report.timeline import measure_timeline
-from scoring.rules import TARGETS
 from scoring.run import Run
 from scoring.verdict import Verdict
+
+PARTS_TEXT = (
+    "Initialisation lies before the clock. The first part is the first epoch where the log tells "
+    "it, else the time to the first evaluation."
+)
 
 
 def write_benchmark(verdict: Verdict) -> Iterator[str]:
@@ -52,26 +56,27 @@ def _write_charts(verdict: Verdict) -> Iterator[str]:
     rest = "" if separate else " The logs do not tell evaluation apart from training."
     pictures = [
         ("times", charts.draw_times, "Run times", "Minutes on the clock; pale bars do not count."),
-        (
-            "accuracies",
-            charts.draw_accuracies,
-            "Accuracy",
-            f"Every evaluation of every run; dashed runs are unusable. Target {TARGETS[name]:g}.",
-        ),
+        ("accuracies", curves.draw_accuracies, "Accuracy", curves.caption_accuracies(verdict)),
         (
             "convergence",
             charts.draw_convergence,
             "Where the runs converged",
             _caption_convergence(verdict),
         ),
-        ("speeds", charts.draw_speeds, "Speed", "Training samples per second of the whole run."),
         (
-            "timelines",
-            charts.draw_timelines,
-            "Where the time went",
-            "Initialisation lies before the clock. The first interval ends with the first "
-            f"evaluation.{rest}",
+            "speeds",
+            charts.draw_speeds,
+            "Speed of each run",
+            "Training samples per second of the whole run, evaluation included.",
         ),
+        (
+            "intervals",
+            curves.draw_intervals,
+            "Speed between evaluations",
+            "Training samples per second from one evaluation to the next, evaluation included; the "
+            "first interval begins with run_start.",
+        ),
+        ("timelines", charts.draw_timelines, "Where the time went", f"{PARTS_TEXT}{rest}"),
     ]
     yield '<div class="charts">'
     for key, draw, title, text in pictures:

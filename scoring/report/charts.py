@@ -1,4 +1,4 @@
-"""The pictures of a benchmark. Labels are run numbers, never text out of a log."""
+"""The pictures of a benchmark that compare its runs: times, convergence, speed, parts."""
 
 from __future__ import annotations
 
@@ -12,20 +12,9 @@ from scoring.audit.speed import compute_samples_per_second
 from scoring.convergence import Reference
 from scoring.report.picture import make_figure
 from scoring.report.timeline import measure_timeline
-from scoring.rules import TARGETS
+from scoring.report.units import BLUE, GRAY, GREEN, ORANGE, POINTS_SHOWN, RED, get_unit, label_run
 from scoring.run import Run
-from scoring.submission import get_run_number
 from scoring.verdict import Verdict
-
-BLUE, ORANGE, GREEN, RED, GRAY = "#2563a8", "#d97706", "#2f855a", "#b42318", "#98a2b3"
-PALETTE = ("#2563a8", "#d97706", "#2f855a", "#7c3aed", "#0e7490", "#be185d", "#4d7c0f", "#92400e")
-POINTS_SHOWN = 2000
-
-
-def label_run(run: Run, place: int) -> str:
-    """Give a run's number as its file name has it, else its place."""
-    number = get_run_number(run.name)
-    return str(number) if number is not None else f"#{place}"
 
 
 def _get_axes(figure: Figure) -> Axes:
@@ -62,59 +51,8 @@ def draw_times(verdict: Verdict) -> Figure:
     return figure
 
 
-def draw_accuracies(verdict: Verdict) -> Figure:
-    """Draw the accuracy curves of all runs and the target."""
-    figure = make_figure()
-    axes = _get_axes(figure)
-    target = TARGETS[verdict.result.benchmark]
-    for place, run in enumerate(verdict.result.runs):
-        points = run.evaluations_by_point[:POINTS_SHOWN]
-        axes.plot(
-            [_scale_point(verdict, evaluation.point) for evaluation in points],
-            [evaluation.accuracy for evaluation in points],
-            color=PALETTE[place % len(PALETTE)],
-            linestyle="dashed" if run.unusable else "solid",
-            linewidth=1.1,
-            marker="o",
-            markersize=2.2,
-            label=label_run(run, place),
-        )
-    axes.axhline(target, color=RED, linewidth=1.2, linestyle="dotted")
-    axes.text(
-        0.01,
-        target,
-        f"target {target:g}",
-        transform=axes.get_yaxis_transform(),
-        color=RED,
-        fontsize=8,
-        va="bottom",
-    )
-    axes.set_xlabel(_name_point(verdict))
-    axes.set_ylabel("accuracy")
-    accuracies = [e.accuracy for run in verdict.result.runs for e in run.evaluations]
-    lowest, highest = min(accuracies, default=0.0), max(accuracies, default=0.0)
-    axes.set_ylim(max(0.0, lowest - 0.02), min(1.0, max(target, highest)) + 0.03)
-    if len(verdict.result.runs) <= 12:
-        axes.legend(title="run", ncols=2, loc="lower right", title_fontsize=8)
-    return figure
-
-
-def _get_unit(verdict: Verdict) -> tuple[float, str]:
-    """Give what evaluation points are divided by, and the unit's name."""
-    if verdict.result.benchmark == "resnet":
-        return 1.0, "epochs"
-    points = [run.evaluations_by_point[-1].point for run in verdict.result.runs if run.evaluations]
-    if max(points, default=0) < 1e5:
-        return 1.0, "samples"
-    return 1e6, "million samples"
-
-
 def _scale_point(verdict: Verdict, point: float) -> float:
-    return point / _get_unit(verdict)[0]
-
-
-def _name_point(verdict: Verdict) -> str:
-    return _get_unit(verdict)[1]
+    return point / get_unit(verdict)[0]
 
 
 def draw_convergence(verdict: Verdict) -> Figure:
@@ -141,7 +79,7 @@ def draw_convergence(verdict: Verdict) -> Figure:
     _draw_means(axes, verdict)
     axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axes.set_ylim(-0.6, len(rows) + 0.1)
-    axes.set_xlabel(f"{_name_point(verdict)} to converge")
+    axes.set_xlabel(f"{get_unit(verdict)[1]} to converge")
     axes.grid(visible=False, axis="y")
     if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, 1.24))

@@ -1,9 +1,10 @@
-"""The page's findings, each with the log line it points at."""
+"""The page's findings, each with the log line it points at, and what they mean."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from scoring.explanation import load_explanations
 from scoring.findings import Finding
 from scoring.log import TOKEN
 from scoring.prose import locate
@@ -29,15 +30,37 @@ def write_findings(score: Score) -> Iterator[str]:
         yield _write_finding(finding, table.get(finding.file or "", {}).get(finding.line or 0))
     if len(findings) > FINDINGS_SHOWN:
         yield f"<p>And {len(findings) - FINDINGS_SHOWN} more: score --json lists all.</p>"
+    yield from write_explanations([finding.rule for finding in findings])
     yield "</section>"
+
+
+def write_explanations(rules: list[str]) -> Iterator[str]:
+    """Write what findings mean, once each, where the findings link to."""
+    table = load_explanations()
+    known = [table[rule] for rule in dict.fromkeys(rules) if rule in table]
+    if not known:
+        return
+    yield '<h3>What they mean</h3><dl class="meanings">'
+    for explanation in known:
+        yield (
+            f'<dt id="about-{explanation.slug}">{explanation.slug}</dt>'
+            f"<dd><p>{clean(explanation.meaning)}</p>"
+            f"<p><b>Source:</b> {clean(explanation.source)}</p>"
+            f"<p><b>Mend:</b> {clean(explanation.mend)}</p>"
+            f"<p><b>May be innocent:</b> {clean(explanation.innocent)}</p></dd>"
+        )
+    yield "</dl>"
 
 
 def _write_finding(finding: Finding, text: bytes | None) -> str:
     severity = finding.severity
     place = clean(locate(finding))
     message = clean(finding.message)
+    rule = finding.rule
+    if rule in load_explanations():
+        rule = f'<a href="#about-{rule}">{rule}</a>'
     html = (
-        f'<div class="finding {severity}"><p><b class="{severity}">{severity}: {finding.rule}</b> '
+        f'<div class="finding {severity}"><p><b class="{severity}">{severity}: {rule}</b> '
         f'<span class="place">{place}</span></p><p>{message}</p>'
     )
     if text is not None:

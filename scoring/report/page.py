@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from scoring.prose import DEMONSTRATION, LETTERS, NAMES
@@ -24,11 +24,15 @@ _STYLE = Path(__file__).parent / "style.css"
 
 def write_page(score: Score) -> str:
     """Write the whole page."""
+    return write_document("MLPerf Training score", _write_body(score))
+
+
+def write_document(title: str, parts: Iterable[str]) -> str:
+    """Write a page that holds its style and forbids everything else; `parts` are clean HTML."""
     style = _STYLE.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    title = "MLPerf Training score"
-    body = "\n".join(_write_body(score))
+    body = "\n".join(parts)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -37,12 +41,17 @@ def write_page(score: Score) -> str:
     )
 
 
-def _write_body(score: Score) -> Iterator[str]:
+def write_banner(score: Score) -> Iterator[str]:
+    """Write, in large letters, that a demonstration is one."""
     if score.profile.demonstration:
         yield (
             f'<p class="demonstration">{DEMONSTRATION}<small>Small models, made-up data, a laptop. '
             "The procedure is the real one, the figures mean nothing.</small></p>"
         )
+
+
+def _write_body(score: Score) -> Iterator[str]:
+    yield from write_banner(score)
     names = " and ".join(NAMES[name] for name in BENCHMARKS if name in score.verdicts)
     of = "Demonstration of " if score.profile.demonstration else ""
     yield f"<h1>{of}MLPerf Training, closed division: {names}</h1>"

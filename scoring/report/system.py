@@ -13,6 +13,10 @@ from scoring.score import Score
 
 TEXT_LIMIT = 400
 ROWS_SHOWN = 80
+_LOG_KEYS = (
+    *("submission_org", "submission_platform", "submission_status"),
+    *("number_of_nodes", "source_sha256"),
+)
 
 
 def write_system(score: Score) -> Iterator[str]:
@@ -20,11 +24,12 @@ def write_system(score: Score) -> Iterator[str]:
     yield "<section><h2>System and software</h2>"
     system = score.submission.system
     if system is None:
-        yield "<p>The folder holds no system.json; the logs say:</p>"
-        yield from _write_table(_read_logs(score))
+        yield "<p>There is no system description that can be read.</p>"
     else:
         filled = [(key, value) for key, value in system.items() if value not in ("", None)]
         yield from _write_table(filled)
+    yield "<h3>What the logs say</h3>"
+    yield from _write_table(_read_logs(score))
     for benchmark in BENCHMARKS:
         verdict = score.verdicts.get(benchmark)
         runs = [run for run in verdict.result.runs if run.log.events] if verdict else []
@@ -38,15 +43,16 @@ def write_system(score: Score) -> Iterator[str]:
 
 
 def _read_logs(score: Score) -> list[tuple[str, Any]]:
-    keys = ("submission_org", "submission_platform", "submission_status", "number_of_nodes")
-    rows: dict[tuple[str, str], Any] = {}
+    """List what the runs say of system and software: every value once, and what goes with it."""
+    rows: dict[str, tuple[str, Any]] = {}
     for verdict in score.verdicts.values():
-        for run in verdict.result.runs:
-            for key in keys:
-                value = run.get_value(key)
-                if value is not None:
-                    rows.setdefault((key, json.dumps(value)), value)
-    return [(key, value) for (key, _), value in rows.items()]
+        for event in (e for run in verdict.result.runs for e in run.log.events):
+            if event.key in _LOG_KEYS and event.value is not None:
+                # Who logged the line is the same in every run of a kind, and no system's fact.
+                more = {k: v for k, v in event.metadata.items() if k not in ("file", "lineno")}
+                value = event.value if not more else {"value": event.value, **more}
+                rows.setdefault(json.dumps([event.key, value]), (event.key, value))
+    return sorted(rows.values(), key=lambda row: _LOG_KEYS.index(row[0]))
 
 
 def _write_table(rows: list[tuple[str, Any]]) -> Iterator[str]:

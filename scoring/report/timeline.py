@@ -1,4 +1,4 @@
-"""Where the time of a run went: initialisation, first interval, training, evaluation."""
+"""Where the time of a run went: initialisation, first epoch or interval, training, evaluation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from scoring.run import Run
 class Timeline:
     """Seconds of one run's parts; initialisation lies before the clock, the others on it.
 
-    `evaluation` is None where the log has no eval_start and eval_stop: it is then in `training`.
+    `first_interval` is ResNet's first epoch where its end is logged, else the time to the first
+    evaluation. `evaluation` is None where the log has no eval_start and eval_stop: it is then in
+    `training`.
     """
 
     initialisation: float
@@ -25,8 +27,7 @@ def measure_timeline(run: Run) -> Timeline | None:
     if run.start is None or run.stop is None or run.minutes is None or not run.evaluations:
         return None
     start, stop = run.start.time_ms, run.stop.time_ms
-    begun = [event for event in run.get_events("eval_start") if start <= event.time_ms <= stop]
-    first = min((event.time_ms for event in begun), default=run.evaluations_by_time[0].time_ms)
+    first = _find_first_end(run, start, stop)
     evaluation = _sum_evaluations(run, start, stop)
     total, first_interval = (stop - start) / 1000, (first - start) / 1000
     training = total - first_interval - (evaluation or 0.0)
@@ -35,6 +36,17 @@ def measure_timeline(run: Run) -> Timeline | None:
     launch = run.initialisation
     initialisation = max(0.0, (start - launch.time_ms) / 1000) if launch else 0.0
     return Timeline(initialisation, first_interval, training, evaluation)
+
+
+def _find_first_end(run: Run, start: float, stop: float) -> float:
+    """Give the time in ms at which the first epoch or interval ends."""
+    if run.benchmark == "resnet":
+        epochs = [e for e in run.get_events("epoch_stop") if e.metadata.get("epoch_num") == 1]
+        ends = [event.time_ms for event in epochs if start <= event.time_ms <= stop]
+        if ends:
+            return max(ends)
+    begun = [event for event in run.get_events("eval_start") if start <= event.time_ms <= stop]
+    return min((event.time_ms for event in begun), default=run.evaluations_by_time[0].time_ms)
 
 
 def _sum_evaluations(run: Run, start: float, stop: float) -> float | None:

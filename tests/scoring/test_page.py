@@ -11,6 +11,7 @@ import pytest
 from scoring.__main__ import main
 from scoring.commands.report import write_report
 from scoring.exits import InputError
+from scoring.explanation import load_explanations
 from scoring.profile import load_profile
 from scoring.report.page import write_page
 from scoring.score import score_folder
@@ -63,7 +64,7 @@ def test_page_of_a_valid_campaign(text):
     assert "None: every check passed." in words
     assert "NVIDIA A100-SXM-80GB" in words
     tags = [tag for tag, _ in page.elements]
-    assert tags.count("svg") == 10
+    assert tags.count("svg") == 12
     assert not {"script", "iframe", "object", "embed", "link", "img", "form", "base"} & set(tags)
 
 
@@ -103,6 +104,40 @@ def test_findings_quote_their_line(campaign, tmp_path):
     assert "error: division" in words
     assert ':::MLLOG {"namespace": "", "time_ms"' in words
     assert '"key": "submission_division", "value": "open"' in words
+
+
+def test_findings_link_to_what_they_mean(campaign, tmp_path):
+    campaign.runs.pop("bert")
+    for run in campaign.runs["resnet"][:2]:
+        run.find("submission_division")["value"] = "open"
+    text = make_page(campaign, tmp_path)
+    page = Page(text)
+    assert text.count('href="#about-division"') == 2
+    assert [a["id"] for tag, a in page.elements if tag == "dt"].count("about-division") == 1
+    explanation = load_explanations()["division"]
+    words = " ".join(page.text)
+    assert explanation.meaning in words and explanation.mend in words
+
+
+def test_the_band_is_drawn_and_named(campaign, tmp_path, text):
+    assert "published, batch 3,264" in text and "published, batch 448" in text
+    assert "45 published runs of batch 3,264, the mean and two deviations to either side" in text
+    campaign.runs.pop("bert")
+    for run in campaign.runs["resnet"]:
+        run.find("global_batch_size")["value"] = 2048
+    other = make_page(campaign, tmp_path)
+    assert "published, batch" not in other and "No band" in other
+
+
+def test_what_the_logs_say_of_the_system(campaign, tmp_path):
+    campaign.runs.pop("bert")
+    for run in campaign.runs["resnet"]:
+        line = run.make("number_of_nodes", 4, hosts=["a1", "a2", "a3", "a4"])
+        run.insert_after("submission_platform", line)
+        run.insert_after("seed", run.make("source_sha256", "f" * 64, torch="2.13.0"))
+    words = " ".join(Page(make_page(campaign, tmp_path)).text)
+    assert '"a3"' in words and '"torch": "2.13.0"' in words and "f" * 64 in words
+    assert words.count("2.13.0") == 1
 
 
 def test_hostile_text_stays_text(campaign, tmp_path):

@@ -24,10 +24,15 @@ def test_parts_add_up(campaign):
     run = make_run(campaign, "resnet")
     timeline = measure_timeline(run)
     assert timeline.initialisation == pytest.approx(50)
-    assert timeline.first_interval == pytest.approx(3 * 27 + 0.2)
+    assert timeline.first_interval == pytest.approx(27 + 0.2)
     assert timeline.evaluation == pytest.approx(9 * 2)
     total = timeline.first_interval + timeline.training + timeline.evaluation
     assert total == pytest.approx(run.minutes * 60)
+
+
+def test_without_epochs_the_first_part_ends_with_the_first_evaluation(campaign):
+    run = make_run(campaign, "resnet", lambda lines: lines.drop("epoch_stop"))
+    assert measure_timeline(run).first_interval == pytest.approx(3 * 27 + 0.2)
 
 
 def test_logs_without_evaluation_times(campaign):
