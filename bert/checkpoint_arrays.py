@@ -16,6 +16,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from bert.tensorflow_checkpoint import printable
 from harness.commands import InputError
 
 MAGIC = b"\x93NUMPY"
@@ -61,7 +62,8 @@ def read_tables(path: Path, names: Sequence[str], prefix: str = "") -> dict[str,
             *(ValueError, EOFError, KeyError, RuntimeError, OSError),
             *(zipfile.BadZipFile, zlib.error),
         ) as error:
-            raise InputError(f"{path} is not a sound .npz file ({error})") from None
+            reason = printable(str(error))
+            raise InputError(f"{path} is not a sound .npz file ({reason})") from None
 
 
 def read_table(

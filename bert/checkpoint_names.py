@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 # Ours -> TensorFlow's, for what a module's name begins with; the first that fits counts.
@@ -25,6 +26,7 @@ OPTIMIZER_VARIABLES = frozenset({"global_step", "beta1_power", "beta2_power"})
 OPTIMIZER_SLOT = re.compile(r"(.+)/(?:LAMB|LAMB_1|Adam|Adam_1|adam_m|adam_v)", re.DOTALL)
 
 
+@functools.lru_cache(maxsize=1 << 12)
 def find_scope(name: str) -> tuple[str, str]:
     """Return TensorFlow's scope of a parameter of ours, and our last word for it.
 

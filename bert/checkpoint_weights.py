@@ -100,8 +100,8 @@ class SafetensorsTensors:
             }
         except (SafetensorError, OSError) as error:
             raise InputError(
-                f"{path} is not a sound .safetensors file ({error}): make it anew with "
-                "python -m bert.checkpoint convert"
+                f"{path} is not a sound .safetensors file ({printable(str(error))}): make it anew "
+                "with python -m bert.checkpoint convert"
             ) from None
 
     def read(self, name: str) -> Tensor:
