@@ -6,6 +6,8 @@ util/crc32c.h, which TensorFlow's checkpoints follow.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +17,7 @@ POLYNOMIAL = 0x82F63B78
 MASK_DELTA = 0xA282EAD8
 MOST_LANES = 1 << 15
 FEWEST_STEPS = 64
+SMALLEST_BYTES = 1 << 13  # below it, joining lanes costs more than they save
 ALL_ONES = 0xFFFFFFFF
 
 
@@ -49,7 +52,7 @@ def _advance(register: int, octets: npt.NDArray[np.uint8]) -> int:
     lanes = MOST_LANES
     while lanes > 1 and len(octets) < 2 * FEWEST_STEPS * lanes:
         lanes //= 2
-    if lanes == 1:
+    if lanes == 1 or len(octets) < SMALLEST_BYTES:
         for octet in octets.tolist():
             register = _PLAIN_TABLE[(register ^ octet) & 0xFF] ^ (register >> 8)
         return register
@@ -81,6 +84,7 @@ def _apply(columns: Words, values: Words) -> Words:
     return result
 
 
+@functools.lru_cache(maxsize=64)
 def _make_zeros(count: int) -> Words:
     """Return the matrix that moves a register over `count` bytes of zeros."""
     bits = np.uint32(1) << np.arange(32, dtype=np.uint32)
