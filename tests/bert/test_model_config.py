@@ -44,9 +44,15 @@ def test_reads_the_shipped_configuration(tmp_path: Path) -> None:
         ({"vocab_size": "30522"}, "vocab_size"),
         ({"type_vocab_size": True}, "type_vocab_size"),
         ({"hidden_size": -1}, "hidden_size"),
+        ({"hidden_size": 1 << 40}, "hidden_size must be at most 1048576"),
+        ({"num_hidden_layers": 1025}, "layers must be at most 1024"),
+        ({"vocab_size": 10**30}, "vocab_size must be at most 1048576"),
+        ({"vocab_size": "x" * 5000}, "vocab_size must be a positive whole number, not 'xxx"),
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob"),
         ({"attention_probs_dropout_prob": None}, "attention_probs_dropout_prob"),
         ({"hidden_sise": 1024}, "hidden_sise"),
+        ({"a\nb" * 2000: 1}, "is unknown"),
+        ({"hidden_act": [["gelu"] * 50] * 50}, "hidden_act"),
     ],
 )
 def test_a_wrong_configuration_is_refused_by_key(
@@ -57,6 +63,7 @@ def test_a_wrong_configuration_is_refused_by_key(
     with pytest.raises(InputError, match=named) as caught:
         read_bert_config(path)
     assert str(path) in str(caught.value)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 700
 
 
 @pytest.mark.parametrize("key", sorted(GOOGLE))
@@ -67,11 +74,20 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         read_bert_config(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": NaN}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[1]", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": NaN}', b" " * (1 << 21)]
+)
 def test_what_is_no_configuration_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bert_config.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"bert_config\.json"):
+        read_bert_config(path)
+
+
+def test_a_key_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bert_config.json"
+    path.write_text(json.dumps(GOOGLE)[:-1] + ', "hidden_size": 512}')
+    with pytest.raises(InputError, match="key 'hidden_size' is there twice"):
         read_bert_config(path)
 
 
