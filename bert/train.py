@@ -108,6 +108,7 @@ def prepare(options: argparse.Namespace) -> Run:
     system = load_system(options.system)
     config = load_config(ROOT / system.benchmarks.bert.config, Config)
     check_evaluation_interval(system, config)
+    updates = list_evaluation_updates(system, config)
     ranks = find_ranks(system.nodes)
     ranks.agree(config.batch.check_world_size(ranks.world_size))
     device = look_before(ranks, lambda: select_device(system, ranks))
@@ -129,7 +130,7 @@ def prepare(options: argparse.Namespace) -> Run:
     clock.log("eval_samples", evaluation.examples)
     checkpoint = ROOT / system.benchmarks.bert.initial_checkpoint
     step = build_step(config, clock, ranks, device, checkpoint, seed)
-    return connect_data(config, ranks, clock, step, training, evaluation, seed)
+    return connect_data(config, ranks, clock, step, training, evaluation, updates, seed)
 
 
 def check_evaluation_interval(system: System, config: Config) -> None:
@@ -141,6 +142,19 @@ def check_evaluation_interval(system: System, config: Config) -> None:
             f"{system.benchmarks.bert.config}: evaluation.interval_samples is {stated}, the rule "
             f"asks for {rule} at a global batch size of {config.batch.global_batch_size}"
         )
+
+
+def list_evaluation_updates(system: System, config: Config) -> list[int]:
+    """Return the updates that an evaluation follows. Raises InputError where there is none."""
+    interval, batch = config.evaluation.interval_samples, config.batch.global_batch_size
+    steps = config.optimizer.training_steps
+    updates = evaluation_updates(interval, batch, steps)
+    if not updates:
+        raise InputError(
+            f"{system.benchmarks.bert.config}: optimizer.training_steps is {steps} and ends the "
+            f"run before its first evaluation, after update {-(-interval // batch)}: raise it"
+        )
+    return updates
 
 
 def read_fitting_manifest(folder: Path, config: Config) -> Manifest:
@@ -213,9 +227,10 @@ def connect_data(
     step: TrainingStep,
     training: Manifest,
     evaluation: Manifest,
+    updates: list[int],
     seed: int,
 ) -> Run:
-    """Make the inputs, which open nothing yet, and the times of the evaluations."""
+    """Make the inputs, which open nothing yet, and put the run together."""
     batch, place = config.batch, (ranks.rank, ranks.world_size)
     order_seed = derive_seed(seed, "order")
     prefetch = config.input.prefetch_batches
@@ -224,11 +239,6 @@ def connect_data(
     )
     local_batch = config.evaluation.local_batch_size
     evaluation_input = EvaluationInput(evaluation, *place, local_batch, step.device)
-    updates = evaluation_updates(
-        config.evaluation.interval_samples, batch.global_batch_size, config.optimizer.training_steps
-    )
-    if not updates:
-        raise InputError("optimizer.training_steps ends the run before its first evaluation")
     total_samples = updates[-1] * batch.global_batch_size
     progress = RunProgress(ranks, total_samples, "sequences", interval_seconds=0.5)
     return Run(

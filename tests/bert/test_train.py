@@ -179,8 +179,13 @@ def test_what_does_not_fit_is_told_before_the_clock(
 
 def test_a_run_too_short_for_an_evaluation_is_refused(machine: Machine) -> None:
     machine.set("optimizer", "training_steps", 2)
-    with pytest.raises(InputError, match="ends the run before its first evaluation"):
+    with pytest.raises(InputError) as caught:
         machine.prepare()
+    assert str(caught.value) == (
+        f"{machine.config}: optimizer.training_steps is 2 and ends the run before its first "
+        "evaluation, after update 3: raise it"
+    )
+    assert not machine.log.exists()
 
 
 def test_another_interval_than_the_rules_is_the_demonstrations_alone(machine: Machine) -> None:
