@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scoring.findings import quote
+
 TOKEN = b":::MLLOG "
 SYSTEM_TOKEN = b":::SYSJSON "
 FILE_LIMIT_BYTES = 64 << 20
@@ -265,7 +267,7 @@ def _parse_event(number: int, text: bytes) -> Event:
     if not isinstance(metadata, dict):
         raise LineError("metadata is no object")
     if key.startswith(_DECISIVE_PREFIXES) and _holds_infinity(line):
-        raise LineError(f"{key} with NaN or infinity")
+        raise LineError(f"{quote(key, 40)} with NaN or infinity")
     return Event(number, _parse_time(line["time_ms"]), key, line["value"], metadata, text)
 
 

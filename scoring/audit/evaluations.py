@@ -95,6 +95,13 @@ def _check_samples(result: Result, run: Run) -> Iterator[Finding]:
         return
     evaluations = run.evaluations_by_point
     count, last = len(evaluations), evaluations[-1]
+    if last.point < batch:
+        message = (
+            f"the last evaluation is at {last.point:g}: numbered by epochs or passes, "
+            "not by training samples"
+        )
+        yield run.remark("cadence-bert", message, last.event)
+        return
     mean = last.point / count
     if abs(last.point - count * interval) > max(0.01 * count * interval, batch):
         message = f"evaluated every {mean:.0f} samples on average, {interval} are asked for"

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import lzma
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from scoring.profile import load_profile
+from scoring.stock_process import answer_job
 
 # The same examples in every run, so that a failure is the code's; `--hypothesis-profile=long` for
 # more, and other ones.
@@ -300,3 +302,25 @@ def unpack_group(published, tmp_path):
         return tmp_path / "group"
 
     return unpack_one
+
+
+class InProcess:
+    """Answers jobs in this process, in the place of the real one."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def ask(self, job):
+        return answer_job(job)
+
+
+@pytest.fixture(scope="module")
+def in_process():
+    """Spare each score the process of its own, which would take a second to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scoring.score.StockProcess", InProcess)
+        yield
+    logging.disable(logging.NOTSET)
