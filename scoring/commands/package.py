@@ -33,12 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-manifest", type=Path, metavar="FILE", help="manifest.json of the image used"
     )
+    parser.add_argument(
+        "--source", type=Path, metavar="DIR", help="the kit as it ran (the one this command is of)"
+    )
     add_rule_arguments(parser, PROFILE)
 
 
 def run(options: argparse.Namespace) -> int:
     """Make the package, or say on stderr why not."""
-    from scoring.package.build import Order, RefusalError, build_package
+    from scoring.package.build import build_package
+    from scoring.package.order import Order, RefusalError
+    from scoring.package.source import ROOT
     from scoring.prose import DEMONSTRATION, format_score
 
     # Ended from outside, it leaves as little behind as with Ctrl-C.
@@ -52,6 +57,8 @@ def run(options: argparse.Namespace) -> int:
         window=options.window,
         description=options.description,
         image_manifest=options.image_manifest,
+        source=options.source or ROOT,
+        verify=True,
         say=_say,
     )
     try:

@@ -33,9 +33,7 @@ def check_logs(
             mend = f"the system file has {quote(value)}: name the one that was run"
             yield from _compare(its, key, value, mend)
         digest = source_sha256[benchmark]
-        mend = (
-            f"the source here has {_shorten(digest)}: deliver harness/ and {benchmark}/ as they ran"
-        )
+        mend = f"the source here has {_shorten(digest)}: name the kit as it ran with --source"
         yield from _compare(its, "source_sha256", digest, mend)
 
 

@@ -7,24 +7,14 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from scoring.exits import InputError
-from scoring.findings import ERROR, WARNING, Finding
-from scoring.log import FILE_LIMIT_BYTES, LineError, read_bounded
-from scoring.package import agreement
+from scoring.log import FILE_LIMIT_BYTES
+from scoring.package.agreement import hash_bytes
 from scoring.package.archive_writer import write_archive
-from scoring.package.campaign import RECORD, CampaignFolder, find_campaign
-from scoring.package.description import (
-    FILE,
-    check_description,
-    read_description,
-    write_description,
-)
-from scoring.package.draft import draft_description
+from scoring.package.description import FILE, write_description
 from scoring.package.layout import (
     CAMPAIGN_FILE,
     IMAGE_MANIFEST_FILE,
@@ -43,46 +33,12 @@ from scoring.package.layout import (
     make_folder_name,
     write_manifest,
 )
-from scoring.package.machine import read_machine
+from scoring.package.objections import list_reasons, list_remarks, verify_finished
+from scoring.package.order import Order, Parts, RefusalError, gather, read_file
 from scoring.package.readme import Facts, write_readme
-from scoring.package.source import ROOT, Source, hash_benchmark_sources, read_source
 from scoring.package.stage import Stage
-from scoring.package.system_file import SystemFile, read_system_file
-from scoring.profile import Profile
-from scoring.prose import locate
 from scoring.rules import BENCHMARKS
 from scoring.score import Score, score_folder
-
-IMAGE_MANIFEST_LIMIT_BYTES = 32 << 20
-RECORD_LIMIT_BYTES = 1 << 20
-DEMONSTRATION_MEND = (
-    "these are results of the demonstration, which are no submission: --rfp demo packages them, "
-    "marked as what they are"
-)
-
-
-class RefusalError(Exception):
-    """A campaign that would not verify: `reasons`, one sentence each."""
-
-    def __init__(self, reasons: list[str]) -> None:
-        super().__init__("; ".join(reasons))
-        self.reasons = reasons
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is to be packaged, and by which rules. source: the kit's root; say: takes progress."""
-
-    results: Path
-    system: Path
-    output: Path
-    profile: Profile
-    ruleset: str
-    window: bool
-    description: Path | None
-    image_manifest: Path | None
-    source: Path = ROOT
-    say: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True)
@@ -94,18 +50,6 @@ class Built:
     remarks: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """All that goes into a package, before anything is written."""
-
-    system: SystemFile
-    campaign: CampaignFolder
-    source: Source
-    description: dict[str, Any]
-    record: bytes | None
-    image_manifest: bytes | None
-
-
 def build_package(order: Order) -> Built:
     """Make the package `order.output`, whole or not at all.
 
@@ -113,35 +57,36 @@ def build_package(order: Order) -> Built:
     not verify.
     """
     form = _check_output(order.output)
-    parts = _gather(order)
+    parts = gather(order)
     # The temporary folder stands beside the output, so that giving it its name is one step.
     prefix, parent = f".{order.output.name}.", order.output.parent
     try:
         with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as temporary:
             return _build_in(Path(temporary), order, parts, form)
     except OSError as error:
-        # What is read has been read: only writing is left to fail.
+        # Faults of reading have their own sentences: only writing is left to fail.
         reason = f"{error.strerror}: nothing was written"
         raise InputError(f"--output {order.output}: {reason}") from None
 
 
-def _build_in(temporary: Path, order: Order, parts: _Parts, form: str) -> Built:
+def _build_in(temporary: Path, order: Order, parts: Parts, form: str) -> Built:
     place = temporary / "package"
     stage = Stage(place / make_folder_name(parts.system.organization))
     score = _stage_results(order, parts, stage)
-    hashes = hash_benchmark_sources(parts.source.files)
-    findings = _check_description(order, parts)
-    reasons = _list_reasons(order, parts, score, findings, hashes)
-    if reasons:
+    if reasons := list_reasons(order, parts, score):
         raise RefusalError(reasons)
-    manifest = _stage_rest(order, parts, stage, score, hashes)
+    manifest = _stage_rest(order, parts, stage, score)
     order.say(f"writing {order.output}")
     if form != "folder":
         place = temporary / "archive"
         write_archive(stage, form, place)
+    if order.verify:
+        order.say("verifying it")
+        if reasons := verify_finished(order, place):
+            raise RefusalError(reasons)
     _check_output(order.output)
     place.rename(order.output)
-    return Built(manifest, score, tuple(_list_remarks(order, parts, score, findings)))
+    return Built(manifest, score, tuple(list_remarks(order, parts, score)))
 
 
 def _check_output(output: Path) -> str:
@@ -154,64 +99,14 @@ def _check_output(output: Path) -> str:
     return form
 
 
-# -- what goes in -----------------------------------------------------------------------------
-
-
-def _gather(order: Order) -> _Parts:
-    system, content = read_system_file(order.system)
-    if system.one_machine and not order.profile.demonstration:
-        raise RefusalError([DEMONSTRATION_MEND])
-    campaign = find_campaign(order.results, system.name)
-    source = _add_system_file(read_source(order.source), system, content)
-    record = None
-    if campaign.has_record:
-        record = _read(campaign.folder / RECORD, campaign.folder, RECORD_LIMIT_BYTES)
-    image_manifest = None
-    if order.image_manifest:
-        place = order.image_manifest.absolute()
-        image_manifest = _read(place, place.resolve().parent, IMAGE_MANIFEST_LIMIT_BYTES)
-    description = _choose_description(order, system, campaign)
-    return _Parts(system, campaign, source, description, record, image_manifest)
-
-
-def _read(path: Path, root: Path, limit_bytes: int) -> bytes:
-    try:
-        return read_bounded(path, root, limit_bytes)
-    except LineError as error:
-        raise InputError(f"{path} {error}") from None
-
-
-def _add_system_file(source: Source, system: SystemFile, content: bytes) -> Source:
-    """Deliver the system file in the source, wherever it was given from."""
-    path = f"systems/{system.name}.toml"
-    if source.files.get(path, content) != content:
-        raise InputError(
-            f"--system: the kit holds another {path}: rename one of the two, so that the package "
-            f"says which was run"
-        )
-    return Source({**source.files, path: content}, source.left_out)
-
-
-def _choose_description(
-    order: Order, system: SystemFile, campaign: CampaignFolder
-) -> dict[str, Any]:
-    path = order.description or campaign.folder / FILE
-    if order.description or os.path.lexists(path):
-        return read_description(path)
-    if order.profile.demonstration:
-        return dict(draft_description(system, read_machine()).description)
-    raise InputError(
-        f"{path}: no system description: draft one on a node of the system with 'python -m scoring "
-        f"describe --system {order.system} --output {path}', and fill in what it leaves empty"
-    )
-
-
-def _stage_results(order: Order, parts: _Parts, stage: Stage) -> Score:
+def _stage_results(order: Order, parts: Parts, stage: Stage) -> Score:
     """Put the logs in place and score them there, beside the description as DIR/system.json."""
     system, campaign = parts.system.name, parts.campaign
     for benchmark, names in campaign.logs.items():
         for name in names:
-            content = _read(campaign.folder / benchmark / name, campaign.folder, FILE_LIMIT_BYTES)
+            content = read_file(
+                campaign.folder / benchmark / name, campaign.folder, FILE_LIMIT_BYTES
+            )
             stage.add(locate_log(system, benchmark, name), content)
     description = write_description(parts.description)
     stage.add(locate_description(system), description)
@@ -224,9 +119,7 @@ def _stage_results(order: Order, parts: _Parts, stage: Stage) -> Score:
     return score
 
 
-def _stage_rest(
-    order: Order, parts: _Parts, stage: Stage, score: Score, hashes: dict[str, str]
-) -> Manifest:
+def _stage_rest(order: Order, parts: Parts, stage: Stage, score: Score) -> Manifest:
     system = parts.system.name
     for benchmark in BENCHMARKS:
         for path, content in parts.source.files.items():
@@ -235,7 +128,7 @@ def _stage_rest(
         stage.add(CAMPAIGN_FILE, parts.record)
     for output in parts.campaign.outputs:
         folder = parts.campaign.folder
-        content = _read(folder / output, folder, FILE_LIMIT_BYTES)
+        content = read_file(folder / output, folder, FILE_LIMIT_BYTES)
         stage.add(f"{OUTPUT_FOLDER}/{Path(output).name}", content)
     if parts.image_manifest is not None:
         stage.add(IMAGE_MANIFEST_FILE, parts.image_manifest)
@@ -256,7 +149,7 @@ def _stage_rest(
         system_file=f"systems/{system}.toml",
         configurations=dict(parts.system.configurations),
         image=_describe_image(order, parts),
-        source_sha256=hashes,
+        source_sha256=parts.source_sha256,
         files={},
     )
     facts = Facts(manifest, score, stage.folder.name, frozenset(stage.entries))
@@ -266,7 +159,7 @@ def _stage_rest(
     return manifest
 
 
-def _describe_image(order: Order, parts: _Parts) -> Image:
+def _describe_image(order: Order, parts: Parts) -> Image:
     """Identify the image: by the digest in its reference, or the SHA-256 of the file it is."""
     reference, digest = parts.system.image, ""
     named = re.search(r"@(sha256:[0-9a-f]{64})$", reference, re.ASCII)
@@ -276,7 +169,7 @@ def _describe_image(order: Order, parts: _Parts) -> Image:
         order.say(f"hashing the image {reference}")
         digest = f"sha256:{_hash_file(Path(reference))}"
     manifest = parts.image_manifest
-    return Image(reference, digest, agreement.hash_bytes(manifest) if manifest else None)
+    return Image(reference, digest, hash_bytes(manifest) if manifest is not None else None)
 
 
 def _hash_file(path: Path) -> str:
@@ -285,62 +178,3 @@ def _hash_file(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-# -- what speaks against it -------------------------------------------------------------------
-
-
-def _check_description(order: Order, parts: _Parts) -> list[Finding]:
-    system = parts.system
-    return check_description(
-        parts.description, order.profile, system, system.organization, system.status
-    )
-
-
-def _list_reasons(
-    order: Order,
-    parts: _Parts,
-    score: Score,
-    findings: list[Finding],
-    hashes: dict[str, str],
-) -> list[str]:
-    """List every reason why the package would not verify."""
-    reasons = list(parts.campaign.faults)
-    errors = [f for f in (*score.findings, *findings) if f.severity == ERROR]
-    if any(f.rule == "demonstration" for f in errors):
-        return [DEMONSTRATION_MEND]
-    reasons += dict.fromkeys(f"{f.rule}: {locate(f)}: {f.message}" for f in errors)
-    system, files = parts.system, parts.source.files
-    runs = {name: verdict.result.runs for name, verdict in score.verdicts.items()}
-    reasons += agreement.check_nodes(system, order.profile)
-    reasons += agreement.check_logs(runs, system, hashes)
-    configurations = set(system.configurations.values())
-    for path in sorted(configurations - set(files)):
-        reasons.append(f"the system file names {path}, which is not in the source delivered")
-    if parts.record is not None:
-        named = {f"{system.name}.toml": files[f"systems/{system.name}.toml"]}
-        named.update({path: files[path] for path in sorted(configurations & set(files))})
-        digests = {name: agreement.hash_bytes(content) for name, content in named.items()}
-        reasons += agreement.check_record(parts.record, digests)
-    if parts.image_manifest is not None:
-        reasons += agreement.check_image_manifest(parts.image_manifest)
-    return reasons
-
-
-def _list_remarks(
-    order: Order, parts: _Parts, score: Score, findings: list[Finding]
-) -> Iterator[str]:
-    """Say what a reviewer will see, and what was not packaged."""
-    for finding in (*score.findings, *findings):
-        if finding.severity == WARNING:
-            yield f"warning: {finding.rule}: {locate(finding)}: {finding.message}"
-    if parts.record is None:
-        yield f"note: the campaign's folder has no {RECORD}: nothing shows that the settings stayed"
-    for name in parts.campaign.unfinished:
-        yield f"note: {name}: a run that was begun and has not finished: it is not in the package"
-    left_out = parts.source.left_out
-    if left_out:
-        shown = ", ".join(left_out[:3]) + (" ..." if len(left_out) > 3 else "")
-        yield f"note: {len(left_out)} files of the kit are not of a kind that is delivered: {shown}"
-    if parts.system.image and parts.image_manifest is None:
-        yield "note: no --image-manifest: a reviewer cannot compare an image built again with yours"

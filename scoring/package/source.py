@@ -80,8 +80,8 @@ def read_source(root: Path = ROOT) -> Source:
     for name in NEEDED:
         if not (root / name).exists():
             raise InputError(
-                f"{root} holds no {name}: a package delivers the kit's source as it ran, so run "
-                f"this command from the kit's folder"
+                f"{root} holds no {name}: a package delivers the kit's source as it ran: name its "
+                f"folder with --source"
             )
     files: dict[str, bytes] = {}
     left_out: list[str] = []
