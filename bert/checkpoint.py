@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -116,6 +117,11 @@ def evaluate(options: argparse.Namespace, config: ModelConfig) -> None:
     examples = read_examples(options.examples, config)
     model = load_model(options.checkpoint, config)
     result = evaluate_examples(model, plain_operations(), examples)
+    if not all(map(math.isfinite, result.values())):
+        raise InputError(
+            f"{options.checkpoint}: the losses on {options.examples} are not finite: give a "
+            "checkpoint that has not diverged"
+        )
     if options.json:
         print(json.dumps(result))
     else:

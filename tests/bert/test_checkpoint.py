@@ -21,7 +21,7 @@ from bert.checkpoint import (
     read_tensorflow_state,
     write_state,
 )
-from bert.checkpoint_evaluation import drop_padding, evaluate_examples, read_examples
+from bert.checkpoint_evaluation import FEATURES, drop_padding, evaluate_examples, read_examples
 from bert.checkpoint_names import name_in_tensorflow
 from bert.checkpoint_weights import build_shapes, list_shapes, plain_operations
 from bert.model import pretraining_loss
@@ -236,6 +236,24 @@ def test_state_round_trip(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a is torch\.float16"):
         write_state(path, {"a": state["pooler.bias"].half()})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_losses_that_are_not_finite_are_no_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """JSON has no word for them; weights may be finite and overflow all the same."""
+    state = {name: torch.full(shape, 3e38) for name, shape in list_shapes(TINY).items()}
+    write_state(tmp_path / "bert.safetensors", state)
+    (tmp_path / "bert_config.json").write_text(json.dumps(describe_config(TINY)))
+    ones = {name: np.ones((1, 2), int) for name in FEATURES}
+    ones["next_sentence_labels"] = np.ones((1, 1), int)
+    np.savez(tmp_path / "examples.npz", **ones)
+    arguments = ["--checkpoint", tmp_path / "bert.safetensors"]
+    arguments += ["--config", tmp_path / "bert_config.json"]
+    arguments += ["--examples", tmp_path / "examples.npz", "--json"]
+    with pytest.raises(InputError, match=r"bert\.safetensors: the losses on .* are not finite"):
+        main(["evaluate", *map(str, arguments)])
+    assert not capsys.readouterr().out
 
 
 def test_wrong_use(tmp_path: Path) -> None:
