@@ -51,40 +51,42 @@ def check_call_sites(material: Material) -> Check:
     """Compare file and line of every log line with the calls in the delivered source."""
     if not material.all_runs:
         return skip("call sites", "there are no logs to compare with the source")
+    files = {name: _list_files(material, name, runs) for name, runs in material.runs.items()}
+    calls = _list_calls([str(path) for paths in files.values() for path in paths.values()])
     findings: list[Finding] = []
-    lines = 0
     for benchmark, runs in material.runs.items():
-        files = _list_files(material, benchmark, runs)
-        sites, problems = _find_sites(material, benchmark, files)
+        sites, problems = _find_sites(material, benchmark, files[benchmark], calls)
         findings.extend(problems)
         for run in runs:
-            lines += len(run.log.events)
             findings.extend(_check_run(run, sites, get_logged_keys(benchmark)))
-    good = f"each of {lines} log lines names a call in the delivered source that writes its key"
+    count = sum(len(run.log.events) for run in material.all_runs)
+    good = f"each of {count} log lines names a call in the delivered source that writes its key"
     return conclude("call sites", findings, good)
 
 
-def _list_files(material: Material, benchmark: str, runs: list[Run]) -> list[str]:
-    """List the delivered files that log lines name."""
+def _list_files(material: Material, benchmark: str, runs: list[Run]) -> dict[str, Path]:
+    """Find the delivered files that log lines name, by that name."""
     files = (event.metadata.get("file") for run in runs for event in run.log.events)
     named = {file for file in files if isinstance(file, str)}
     there = [path for path in material.list_source(benchmark) if path.endswith(".py")]
-    return [path for path in there if path in named][:FILES_LIMIT]
+    return {
+        path: material.package.folder / material.locate_source_file(benchmark, path)
+        for path in [path for path in there if path in named][:FILES_LIMIT]
+    }
 
 
 def _find_sites(
-    material: Material, benchmark: str, files: list[str]
+    material: Material, benchmark: str, files: dict[str, Path], answer: dict[str, Any]
 ) -> tuple[Sites, list[Finding]]:
     """Find the calls of files that may write a log line, and the files that cannot be parsed."""
-    places = [material.locate_source_file(benchmark, file) for file in files]
-    answer = _list_calls([str(material.package.folder / place) for place in places])
     sites: Sites = {}
     problems = []
-    for file, place in zip(files, places, strict=True):
-        calls = answer.get(str(material.package.folder / place), "ended its parser")
+    for file, place in files.items():
+        calls = answer.get(str(place), "ended its parser")
         if isinstance(calls, str):
             message = f"the source file {calls}, so its lines cannot be compared"
-            problems.append(Finding("call-site", message, benchmark, place))
+            path = material.locate_source_file(benchmark, file)
+            problems.append(Finding("call-site", message, benchmark, path))
             continue
         for first, last, method, text in calls:
             keys = (text,) if method == _ANY_KEY else CLOCK_KEYS.get(method, ())

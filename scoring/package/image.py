@@ -18,7 +18,6 @@ from scoring.package.examination import Check, Material, conclude, parse_object,
 from scoring.package.layout import IMAGE_MANIFEST_FILE, MANIFEST_FILE, Manifest
 
 REBUILT_LIMIT_BYTES = 1 << 20
-DIFFERENCES_SHOWN = 20
 
 
 def read_rebuilt_manifest(path: Path) -> dict[str, Any]:
@@ -73,11 +72,7 @@ def _compare_rebuilt(material: Material, rebuilt: dict[str, Any]) -> Iterator[Fi
     if part.value is None:
         yield Finding("image-differs", part.problem, file=IMAGE_MANIFEST_FILE)
         return
-    differences = list(_list_differences(part.value, rebuilt, ""))
-    for message in differences[:DIFFERENCES_SHOWN]:
-        yield Finding("image-differs", message, file=IMAGE_MANIFEST_FILE)
-    if len(differences) > DIFFERENCES_SHOWN:
-        message = f"and {len(differences) - DIFFERENCES_SHOWN} more differences of the two images"
+    for message in _list_differences(part.value, rebuilt, ""):
         yield Finding("image-differs", message, file=IMAGE_MANIFEST_FILE)
 
 
