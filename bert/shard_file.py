@@ -155,7 +155,7 @@ def read_description(path: Path) -> tuple[dict[str, Any], int]:
         check_description(description)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(
-            f"{path}: not the description of a shard ({error}): make it anew with create"
+            f"{path}: not the description of a shard ({error!s:.300}): make it anew with create"
         ) from None
     start = align(PREFIX_BYTES + length)
     wanted = start + align(description["index"]["bytes"]) + description["records"]["bytes"]
