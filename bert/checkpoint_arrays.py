@@ -50,7 +50,10 @@ def read_tables(path: Path, names: Sequence[str], prefix: str = "") -> dict[str,
                 prefix = prefix if any(f"{prefix}{name}.npy" in stored for name in names) else ""
                 missing = [name for name in names if f"{prefix}{name}.npy" not in stored]
                 if missing:
-                    raise InputError(f"{path} lacks {', '.join(missing)}: write it with export")
+                    raise InputError(
+                        f"{path} lacks {', '.join(missing)}: write it with "
+                        "python -m bert.prepare_data export"
+                    )
                 tables: dict[str, Table] = {}
                 for name in names:
                     room_bytes = LARGEST_TABLES_BYTES - sum(t.nbytes for t in tables.values())

@@ -53,4 +53,5 @@ def write_tensors(
             if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
                 raise ValueError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {shape}")
             file.write(tensor.numpy().reshape(-1).data)
+            del tensor  # before the next is read
             progress.update(count)

@@ -63,8 +63,3 @@ class TableWriter:
 @pytest.fixture
 def table_writer() -> type[TableWriter]:
     return TableWriter
-
-
-@pytest.fixture
-def varint() -> Callable[[int], bytes]:
-    return write_varint

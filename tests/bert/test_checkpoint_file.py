@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def test_the_library_reads_what_was_written(tmp_path: Path) -> None:
     again = tmp_path / "b.safetensors"
     write_tensors(again, SHAPES, STATE.__getitem__, {"made_by": "a test"})
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_one_tensor_at_a_time_is_in_memory(tmp_path: Path) -> None:
+    read: list[weakref.ref[torch.Tensor]] = []
+
+    def make(name: str) -> torch.Tensor:
+        assert not [reference for reference in read if reference() is not None]
+        tensor = torch.zeros(SHAPES[name])
+        read.append(weakref.ref(tensor))
+        return tensor
+
+    write_tensors(tmp_path / "a.safetensors", SHAPES, make)
+    assert len(read) == len(SHAPES)
 
 
 def test_an_earlier_file_stays_where_writing_fails(tmp_path: Path) -> None:
