@@ -58,6 +58,8 @@ def build_package(order: Order) -> Built:
     """
     form = _check_output(order.output)
     parts = gather(order)
+    if not any(parts.campaign.logs.values()):
+        raise RefusalError(list(parts.campaign.faults))
     # The temporary folder stands beside the output, so that giving it its name is one step.
     prefix, parent = f".{order.output.name}.", order.output.parent
     try:
@@ -174,7 +176,10 @@ def _describe_image(order: Order, parts: Parts) -> Image:
 
 def _hash_file(path: Path) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"the image {path} cannot be read: {error.strerror}") from None
     return digest.hexdigest()

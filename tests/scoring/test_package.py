@@ -22,7 +22,7 @@ from scoring.package.build import build_package
 from scoring.package.layout import Image, parse_manifest
 from scoring.package.order import DEMONSTRATION_MEND, RefusalError
 from scoring.package.readme import escape
-from scoring.package.source import ROOT, hash_benchmark_sources, hash_sources, read_source
+from scoring.package.source import ROOT, hash_benchmark_sources, read_source
 from scoring.score import score_folder
 from tests.scoring.honest_package import order_honest_package
 from tests.scoring.package_campaign import (
@@ -299,77 +299,6 @@ def test_the_stock_repository_checker_has_nothing_to_say(order, caplog):
     assert "ALL CHECKS PASSED" in caplog.text
 
 
-# -- the source -------------------------------------------------------------------------------
-
-
-def test_hash_is_the_one_that_the_logs_carry():
-    from harness.provenance import hash_sources as hash_as_logged
-
-    files = read_source(ROOT).files
-    for benchmark in ("resnet", "bert"):
-        folders = ("harness", benchmark)
-        assert hash_sources(files, folders) == hash_as_logged(ROOT, folders)
-
-
-def test_hash_depends_on_names_and_contents_as_the_logged_one_does(order):
-    from harness.provenance import hash_sources as hash_as_logged
-
-    write_files(order.source, {"harness/ops/a.py": "1", "harness/ops-b.py": "", "harness/x.md": ""})
-    files = read_source(order.source).files
-    assert hash_sources(files, ("harness",)) == hash_as_logged(order.source, ("harness",))
-    assert hash_sources({**files, "harness/x.md": b"2"}, ("harness",)) == hash_sources(
-        files, ("harness",)
-    )
-    assert hash_sources({**files, "harness/ops.py": b"2"}, ("harness",)) != hash_sources(
-        files, ("harness",)
-    )
-
-
-def test_everything_that_is_needed_is_delivered():
-    source = read_source(ROOT)
-    tracked = subprocess.run(
-        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.split()
-    if not tracked:
-        pytest.skip("not in a git checkout: nothing says which files belong to the kit")
-    hidden = {path for path in tracked if path.startswith(".")}
-    there = {path for path in tracked if (ROOT / path).exists()}
-    assert there - hidden <= set(source.files)
-    assert not any("__pycache__" in path or path.startswith("results/") for path in source.files)
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("harness/.hidden.py", "cannot hold that name"),
-        ("resnet/two words.py", "cannot hold that name"),
-        ("bert/configs/\x1b[2J.toml", "cannot hold that name"),
-    ],
-)
-def test_hashed_sources_that_cannot_be_delivered(order, name, words):
-    write_files(order.source, {name: ""})
-    said = refuse(order, InputError)
-    assert words in said and said.isprintable()
-
-
-def test_links_in_the_source(order, tmp_path):
-    (order.source / "docs").symlink_to(tmp_path)
-    assert "is a link" in refuse(order, InputError)
-    (order.source / "docs").unlink()
-    (order.source / "harness/more.py").symlink_to(order.source / "harness/ops.py")
-    assert '"harness/more.py" is a link' in refuse(order, InputError)
-
-
-def test_a_folder_that_is_no_kit(order, tmp_path):
-    shutil.rmtree(order.source / "harness")
-    assert "holds no harness" in refuse(order, InputError)
-    (order.source / "harness").mkdir()
-    edit(order.source / "pyproject.toml", "version", "other")
-    (order.results / "fast4/campaign.json").unlink()
-    with pytest.raises((InputError, RefusalError)):
-        build_package(order)
-
-
 def test_a_system_file_from_elsewhere_is_delivered(order, tmp_path):
     (tmp_path / "mine").mkdir()
     system = order.system.rename(tmp_path / "mine/fast4.toml")
@@ -483,6 +412,14 @@ def test_every_reason_not_to_package_is_named(order, logs, spoils):
     said = refuse(order)
     assert [word for word in words if word not in said] == []
     assert all(line.isprintable() for line in said.split("\n"))
+
+
+def test_a_campaign_without_any_log(order, logs):
+    for name in ("resnet", "bert"):
+        for path in (logs / name).iterdir():
+            path.rename(path.with_name(f"{path.stem}_x.txt"))
+    said = refuse(order)
+    assert "bert: no logs" in said and "resnet/result_0_x.txt: must be named" in said
 
 
 def test_an_image_manifest_that_is_none(order, tmp_path):
