@@ -5,6 +5,7 @@ The first and the second result are called so everywhere; a pair holds (first, s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from statistics import fmean, median
 from typing import Any, TypeVar
@@ -72,7 +73,7 @@ class BenchmarkComparison:
             "samples_to_converge": (
                 self.samples_to_converge.describe() if self.samples_to_converge else None
             ),
-            "settings": self.settings,
+            "settings": {key: _make_finite(pair) for key, pair in self.settings.items()},
         }
 
 
@@ -109,12 +110,23 @@ class Comparison:
                 for name, score in zip(self.names, self.scores, strict=True)
             ],
             "benchmarks": {name: item.describe() for name, item in self.benchmarks.items()},
-            "system": self.system,
+            "system": {key: _make_finite(pair) for key, pair in self.system.items()},
             "findings_only_in": [
                 [{**kind[0].describe(), "count": len(kind)} for kind in kinds]
                 for kinds in self.only
             ],
         }
+
+
+def _make_finite(value: Any) -> Any:
+    """Give a value of a file as JSON can hold it: NaN and infinity as their names."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return [_make_finite(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _make_finite(item) for key, item in value.items()}
+    return value
 
 
 def compare_scores(names: Pair[str], scores: Pair[Score]) -> Comparison:

@@ -26,6 +26,10 @@ WRITING_SECONDS = 600.0
 _UNTIL_COMPLETE = frozenset({"run-count", "rcp"})
 
 
+# Size in bytes and time of change of files, by name.
+Listing = dict[str, tuple[int, int]]
+
+
 @dataclass(frozen=True)
 class Look:
     """One look: the verdict so far (None before the first log), new runs and findings, the rest."""
@@ -45,7 +49,9 @@ class Watcher:
     ruleset: str
     profile: Profile
     _score: Score | None = None
-    _judged: dict[str, tuple[int, int]] | None = None
+    _listing: Listing | None = None
+    _judged: Listing | None = None
+    _writing: list[Run] = field(default_factory=list)
     _seen_runs: set[str] = field(default_factory=set)
     _seen_findings: set[tuple[str, str | None, str | None]] = field(default_factory=set)
 
@@ -58,20 +64,24 @@ class Watcher:
             raise InputError(f"{self.folder}: no such folder: name that of a campaign's results")
         if not any((self.folder / benchmark).exists() for benchmark in BENCHMARKS):
             return Look(None, [], [], [], complete=False)
-        submission = read_submission(self.folder, self.profile)
-        finished, writing = self._part(submission, now_seconds)
-        state = self._stat_files(finished)
+        # Before reading: what changes while it is read counts as changed the next time.
+        listing = self._list_files()
+        score = self._score
         new_runs: list[Run] = []
         new_findings: list[Finding] = []
-        if self._score is None or state != self._judged:
-            with StockProcess() as process:
-                self._score = score_submission(process, finished, self.ruleset, self.profile, False)
-            self._judged = state
-            new_runs, new_findings = self._take_new(self._score)
-        unfinished = [*writing, *read_unfinished(self.folder)]
-        under_way = [self._observe(run, now_seconds, self._score) for run in unfinished]
-        complete = is_complete(self._score)
-        return Look(self._score, new_runs, new_findings, under_way, complete)
+        if score is None or self._writing or listing != self._listing:
+            submission = read_submission(self.folder, self.profile)
+            finished, self._writing = self._part(submission, now_seconds)
+            self._listing = listing
+            state = _select(listing, finished)
+            if score is None or state != self._judged:
+                with StockProcess() as process:
+                    score = score_submission(process, finished, self.ruleset, self.profile, False)
+                self._score, self._judged = score, state
+                new_runs, new_findings = self._take_new(score)
+        unfinished = [*self._writing, *read_unfinished(self.folder)]
+        under_way = [self._observe(run, now_seconds, score) for run in unfinished if run.log.events]
+        return Look(score, new_runs, new_findings, under_way, is_complete(score))
 
     def _part(self, submission: Submission, now_seconds: float) -> tuple[Submission, list[Run]]:
         """Part the finished runs from those that are being written under their final name."""
@@ -82,7 +92,7 @@ class Watcher:
             for run in result.runs:
                 (writing if self._is_written(run, now_seconds) else finished).append(run)
             results[benchmark] = replace(result, runs=finished)
-        return replace(submission, results=results), [run for run in writing if run.log.events]
+        return replace(submission, results=results), writing
 
     def _is_written(self, run: Run, now_seconds: float) -> bool:
         if run.stop is not None:
@@ -93,17 +103,21 @@ class Watcher:
             return True
         return now_seconds - changed < WRITING_SECONDS
 
-    def _stat_files(self, submission: Submission) -> dict[str, tuple[int, int]]:
-        """Give size and time of change of all that the verdict depends on."""
-        names = [run.name for result in submission.results.values() for run in result.runs]
-        state = {}
-        for name in (*names, SYSTEM_FILE):
+    def _list_files(self) -> Listing:
+        """Give size and time of change of all that the verdict may depend on."""
+        paths = [
+            *(path for name in BENCHMARKS for path in (self.folder / name).glob("result_*.txt")),
+            self.folder / SYSTEM_FILE,
+        ]
+        listing = {}
+        for path in paths:
             try:
-                status = os.lstat(self.folder / name)
+                status = os.lstat(path)
             except OSError:
                 continue
-            state[name] = (status.st_size, status.st_mtime_ns)
-        return state
+            name = path.relative_to(self.folder).as_posix()
+            listing[name] = (status.st_size, status.st_mtime_ns)
+        return listing
 
     def _take_new(self, score: Score) -> tuple[list[Run], list[Finding]]:
         runs = [run for verdict in score.verdicts.values() for run in verdict.result.runs]
@@ -124,6 +138,12 @@ class Watcher:
             references = load_references(self.ruleset, run.benchmark)
         verdict = score.verdicts.get(run.benchmark)
         return observe_run(run, now_seconds * 1000, verdict, references)
+
+
+def _select(listing: Listing, submission: Submission) -> Listing:
+    """Give the part of a listing that the verdict on a submission depends on."""
+    names = {run.name for result in submission.results.values() for run in result.runs}
+    return {name: state for name, state in listing.items() if name in names or name == SYSTEM_FILE}
 
 
 def is_full(score: Score, benchmark: str | None) -> bool:

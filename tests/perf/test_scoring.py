@@ -59,7 +59,7 @@ def test_processor_seconds_are_those_of_all_processes(tmp_path: Path):
     work = "import time\nwhile time.process_time() < 0.3: pass\n"
     command = write_module(tmp_path, "work", work)
     spent = run_processes([command, command], tmp_path)
-    assert 0.6 <= spent.processor_seconds < 6
+    assert spent.processor_seconds >= 0.6
     assert spent.wall_seconds > 0.3
 
 

@@ -261,6 +261,18 @@ def test_hostile_text_stays_text(make_campaign, pair, tmp_path, capsys):
     assert "<script" not in page and "\x1b" not in page and "\x00" not in page
 
 
+def test_numbers_that_json_lacks_are_named(make_campaign, pair, tmp_path, capsys):
+    campaign = make_campaign()
+    campaign.system["host_memory_capacity"] = [float("nan"), {"x": float("inf")}]
+    for lines in campaign.runs["bert"]:
+        lines.find("num_warmup_steps")["value"] = float("nan")
+    folder = campaign.write(tmp_path)
+    main(["compare", str(pair[0]), str(folder), "--json"])
+    document = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert document["system"]["host_memory_capacity"] == [None, ["nan", {"x": "inf"}]]
+    assert document["benchmarks"]["bert"]["settings"]["num_warmup_steps"] == [0, "nan"]
+
+
 def test_endless_descriptions_are_cut(make_campaign, pair, tmp_path, capsys):
     campaign = make_campaign()
     campaign.system.update({f"{number}{'x' * 5000}": "y" * 5000 for number in range(90)})
