@@ -22,9 +22,15 @@ from scoring.findings import quote
 
 TOKEN = b":::MLLOG "
 SYSTEM_TOKEN = b":::SYSJSON "
+_ANY_TOKEN = re.compile(rb":::(?:MLLOG|SYSJSON) ")
 FILE_LIMIT_BYTES = 64 << 20
 LINE_LIMIT_BYTES = 1 << 20
 LOG_LINE_LIMIT = 200_000
+SYSTEM_LINE_LIMIT = 1000
+# A number, text or list of a few bytes takes some hundred in memory. Published logs hold up to 13
+# in a line, and 41,000 in all.
+LINE_VALUE_LIMIT = 10_000
+FILE_VALUE_LIMIT = 2_000_000
 NESTING_LIMIT = 32
 DIGIT_LIMIT = 40
 TIME_LIMIT_MS = 10**14
@@ -35,7 +41,6 @@ _DECISIVE_PREFIXES = (
     *("run_", "init_", "eval_", "epoch_", "block_", "submission_", "cache_", "seed"),
     *("opt_", "lars_", "sgd_", "global_batch", "gradient_", "train_samples"),
 )
-_LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class LineError(Exception):
@@ -83,6 +88,7 @@ class RunLog:
     events: tuple[Event, ...]
     problems: tuple[Problem, ...]
     systems: tuple[tuple[int, dict[str, Any]], ...] = ()
+    value_count: int = 0
 
     def problems_of(self, rule: str) -> list[Problem]:
         """Give the problems with this slug."""
@@ -138,16 +144,18 @@ def parse_log(name: str, content: bytes) -> RunLog:
     events: list[Event] = []
     systems: list[tuple[int, dict[str, Any]]] = []
     problems = list(_find_byte_problems(content))
-    broken = 0
-    for number, line in _split_lines(content):
+    broken = values = 0
+    for seen, (number, line) in enumerate(_split_lines(content)):
         start = line.rfind(TOKEN)
-        if start < 0:
-            systems.extend(_read_system_line(number, line))
-            continue
-        if len(events) >= LOG_LINE_LIMIT:
-            message = f"more than {LOG_LINE_LIMIT} log lines: the rest is not read"
-            problems.append(Problem("parse-error", number, message))
+        values += _count_values(line) if start >= 0 else 0
+        if seen >= LOG_LINE_LIMIT or values > FILE_VALUE_LIMIT:
+            message = f"more than {LOG_LINE_LIMIT} log lines, or {FILE_VALUE_LIMIT} values in them"
+            problems.append(Problem("parse-error", number, f"{message}: the rest is not read"))
             break
+        if start < 0:
+            if len(systems) < SYSTEM_LINE_LIMIT:
+                systems.extend(_read_system_line(number, line))
+            continue
         try:
             events.append(_parse_event(number, line[start + len(TOKEN) :]))
         except LineError as error:
@@ -156,27 +164,48 @@ def parse_log(name: str, content: bytes) -> RunLog:
                 problems.append(Problem("parse-error", number, f"broken log line: {error}"))
     if not events and not any(problem.rule == "parse-error" for problem in problems):
         problems.append(Problem("no-log-lines", None, "the file holds no :::MLLOG line"))
-    return RunLog(name, tuple(events), tuple(problems), tuple(systems))
+    return RunLog(name, tuple(events), tuple(problems), tuple(systems), values)
 
 
 def _find_byte_problems(content: bytes) -> Iterator[Problem]:
     position = content.find(b"\0")
     if position >= 0:
-        line = len(_LINE_END.findall(content, 0, position)) + 1
+        line = _count_line_ends(content, position) + 1
         yield Problem("nul-bytes", line, "the file holds NUL bytes: it was cut or overwritten")
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = len(_LINE_END.findall(content, 0, error.start)) + 1
+        line = _count_line_ends(content, error.start) + 1
         message = "bytes that are not UTF-8, read as Latin-1"
         yield Problem("not-utf8", line, message)
 
 
+def _count_line_ends(content: bytes, end: int) -> int:
+    """Count CR, LF, or both together, before `end`."""
+    both = content.count(b"\r\n", 0, end)
+    return content.count(b"\n", 0, end) + content.count(b"\r", 0, end) - both
+
+
 def _split_lines(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Split at CR, LF or both, as text files are read; yields only lines with a token."""
-    for number, line in enumerate(_LINE_END.split(content), start=1):
-        if b":::" in line:
-            yield number, line
+    """Split at CR, LF or both, as text files are read; yields only lines with a token.
+
+    A file of line ends alone costs no more than its bytes: no line is made that is not yielded.
+    """
+    content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    number, begin = 1, 0
+    while match := _ANY_TOKEN.search(content, begin):
+        place = match.start()
+        start = max(content.rfind(b"\n", begin, place) + 1, begin)
+        end = content.find(b"\n", place)
+        end = len(content) if end < 0 else end
+        number += content.count(b"\n", begin, start)
+        yield number, content[start:end]
+        number, begin = number + 1, end + 1
+
+
+def _count_values(text: bytes) -> int:
+    """Give at least how many values a JSON text holds, by the marks between them."""
+    return 1 + text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _read_system_line(number: int, line: bytes) -> list[tuple[int, dict[str, Any]]]:
@@ -198,16 +227,14 @@ def parse_json(text: bytes, allow_repeated: bool = False) -> Any:
     """
     if len(text) > LINE_LIMIT_BYTES:
         raise LineError(f"longer than {LINE_LIMIT_BYTES >> 20} MiB")
+    if _count_values(text) > LINE_VALUE_LIMIT:
+        raise LineError(f"more than {LINE_VALUE_LIMIT} values")
     try:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError:
         decoded = text.decode("latin-1")
     try:
-        value = json.loads(
-            decoded.strip(),
-            object_pairs_hook=_make_object_with_repeats if allow_repeated else _make_object,
-            parse_int=_parse_whole_number,
-        )
+        value = (_LENIENT if allow_repeated else _STRICT).decode(decoded.strip())
     except json.JSONDecodeError as error:
         raise LineError(f"not JSON: {error.msg} at character {error.pos + 1}") from None
     except (ValueError, RecursionError):
@@ -235,6 +262,12 @@ def _make_object_with_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs) and any(members[name] != value for name, value in pairs):
         raise LineError("gives a member of an object two values")
     return members
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_make_object, parse_int=_parse_whole_number)
+_LENIENT = json.JSONDecoder(
+    object_pairs_hook=_make_object_with_repeats, parse_int=_parse_whole_number
+)
 
 
 def _nests_too_deep(value: Any) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 
+@lru_cache(maxsize=256)
 def compute_quantile(probability: float, degrees: float) -> float:
     """Give t with P(T <= t) = probability for 0.5 <= probability < 1, to about 1e-12."""
     low, high = 0.0, 1.0

@@ -17,6 +17,7 @@ from scoring.run import Run
 SYSTEM_FILE = "system.json"
 SYSTEM_LIMIT_BYTES = 1 << 20
 RUN_FILE_LIMIT = 200
+VALUE_LIMIT = 5_000_000
 _NUMBER = re.compile(r"result_(\d{1,9})\.txt")
 
 
@@ -112,7 +113,12 @@ def _read_runs(root: Path, place: Path, benchmark: str) -> list[Run]:
     )
     if len(paths) > RUN_FILE_LIMIT:
         raise InputError(f"{place}: holds {len(paths)} result_*.txt, more than {RUN_FILE_LIMIT}")
-    return [Run(benchmark, read_log(path, root)) for path in paths]
+    runs: list[Run] = []
+    for path in paths:
+        runs.append(Run(benchmark, read_log(path, root)))
+        if sum(run.log.value_count for run in runs) > VALUE_LIMIT:
+            raise InputError(f"{place}: the logs hold more than {VALUE_LIMIT} values in all")
+    return runs
 
 
 def _sort_key(name: str) -> int:

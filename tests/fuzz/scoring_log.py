@@ -19,7 +19,7 @@ from tests.fuzz.loop import Damaged, Execute, run_fuzzer
 from tests.scoring.conftest import encode_line, make_lines
 from tests.scoring.judging import judge_runs, read_run
 
-WHOLE_EVERY = 20
+WHOLE_EVERY = 50
 RUNS = {"resnet": 5, "bert": 10}
 SEED_LINES = 60
 PUBLISHED = Path(__file__).parents[3] / "shared" / "logs"

@@ -6,7 +6,15 @@ import random
 
 import pytest
 
-from scoring.log import FILE_LIMIT_BYTES, LINE_LIMIT_BYTES, NESTING_LIMIT, parse_log, read_log
+from scoring.log import (
+    FILE_LIMIT_BYTES,
+    LINE_LIMIT_BYTES,
+    LINE_VALUE_LIMIT,
+    NESTING_LIMIT,
+    SYSTEM_LINE_LIMIT,
+    parse_log,
+    read_log,
+)
 
 GOOD = b':::MLLOG {"time_ms": 5, "key": "seed", "value": 1, '
 GOOD += b'"metadata": {"file": "a/b.py", "lineno": 7}}'
@@ -137,3 +145,31 @@ def test_any_damage_to_a_log_is_survived():
             damaged[generator.randrange(len(damaged))] = generator.randrange(256)
         log = parse_log("x", bytes(damaged[: generator.randrange(len(damaged))]))
         assert all(event.line >= 1 for event in log.events)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+def test_lines_are_counted_by_every_kind_of_end(end):
+    content = end.join([b"", b"one", GOOD, b"\x00", b"", b"two :::", GOOD, b":::MLLOG x", b""])
+    log = parse_log("x", content)
+    assert [event.line for event in log.events] == [3, 7]
+    assert [(p.rule, p.line) for p in log.problems] == [("nul-bytes", 4), ("parse-error", 8)]
+
+
+def test_lines_and_values_beyond_the_limits_are_not_read(monkeypatch):
+    monkeypatch.setattr("scoring.log.LOG_LINE_LIMIT", 3)
+    log = parse_log("x", (GOOD + b"\n") * 4)
+    assert (len(log.events), log.problems_of("parse-error")[0].line) == (3, 4)
+    monkeypatch.undo()
+    monkeypatch.setattr("scoring.log.FILE_VALUE_LIMIT", 20)
+    log = parse_log("x", (GOOD + b"\n") * 4)
+    assert (len(log.events), log.problems_of("parse-error")[0].line) == (2, 3)
+    monkeypatch.undo()
+    deep = replace(value=[[]] * LINE_VALUE_LIMIT)
+    assert "more than 10000 values" in parse_log("x", deep).problems[0].message
+
+
+def test_a_file_of_nothing_but_marks_is_read_at_once():
+    for piece in (b"\n", b":::\n", b":::MLLOG \n", b":::SYSJSON {}\r"):
+        log = parse_log("x", piece * (8_000_000 // len(piece)))
+        assert log.problems and len(log.problems) < 50
+        assert len(log.systems) <= SYSTEM_LINE_LIMIT
