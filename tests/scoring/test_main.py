@@ -61,7 +61,7 @@ def test_demonstration_says_so_in_large_letters(demonstration, tmp_path):
         (["score", "{folder}/nowhere"], "no such folder"),
         (["score", "{folder}"], "neither resnet/ nor bert/"),
         (["score", "{folder}", "--rfp", "other"], "no profile 'other'"),
-        (["package", "{folder}"], "invalid choice"),
+        (["packages", "{folder}"], "invalid choice"),
         (["score", "{folder}", "--wrong"], "unrecognized"),
         (["report", "{folder}"], "--output"),
     ],
