@@ -1,0 +1,201 @@
+"""What a prediction reads of a benchmark's configuration and data: a few keys, each by its name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.commands import InputError
+from harness.prediction_convergence import Grid
+from harness.prediction_time import Job
+from harness.systems import System
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE_LIMIT_BYTES = 1 << 20
+# Images of an ImageNet epoch and samples of an evaluation; those of a demonstration stand in its
+# manifests.
+TRAIN_IMAGES = 1_281_167
+EVALUATION_SAMPLES = {"resnet": 50_000, "bert": 10_000}
+RESNET_PERIOD_EPOCHS = 4
+# harness/gradients.py averages gradients in the format of the weights: fp32.
+GRADIENT_BYTES_PER_PARAMETER = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A benchmark's configuration, as far as time depends on it.
+
+    local_samples: samples of one rank in an update, accumulation included.
+    """
+
+    file: str
+    job: Job
+    local_samples: int
+    learning_rate: float
+
+
+class _Table:
+    """A table whose values are taken one by one, with file and key in each error."""
+
+    def __init__(self, file: Path, table: Any, section: str = "") -> None:
+        self.where = f"{file}: [{section}]" if section else f"{file}:"
+        self.file, self.table = file, table
+
+    def section(self, name: str) -> _Table:
+        value = self.table.get(name)
+        if not isinstance(value, dict):
+            raise InputError(f"{self.where} section '{name}' is missing")
+        return _Table(self.file, value, name)
+
+    def number(self, key: str) -> float:
+        value = self.table.get(key)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not 0 < value < 1e12:
+            raise InputError(f"{self.where} '{key}' must be a positive number, is {value!r}")
+        return float(value)
+
+    def count(self, key: str) -> int:
+        value = self.number(key)
+        if value != int(value):
+            raise InputError(f"{self.where} '{key}' must be a whole number, is {value}")
+        return int(value)
+
+    def counts(self, key: str) -> list[int]:
+        values = self.table.get(key)
+        if not isinstance(values, list) or not values:
+            raise InputError(f"{self.where} '{key}' must be a list of whole numbers")
+        return [_Table(self.file, {key: value}).count(key) for value in values]
+
+
+def read_settings(system: System, benchmark: str) -> Settings:
+    """Read the configuration that a system file names for a benchmark.
+
+    Raises InputError for a missing file or key, or batch sizes that do not fit the ranks.
+    """
+    stated = getattr(system.benchmarks, benchmark)
+    path = resolve(stated.config)
+    table = _read_table(path)
+    batch, evaluation = table.section("batch"), table.section("evaluation")
+    global_batch = batch.count("global_batch_size")
+    local = batch.count("local_batch_size") * batch.count("gradient_accumulation_steps")
+    ranks = system.nodes.world_size
+    if local * ranks != global_batch:
+        raise InputError(
+            f"{path}: [batch] {local} samples a rank x {ranks} ranks = {local * ranks}, but "
+            f"global_batch_size is {global_batch}: name the system that the file was written for"
+        )
+    optimizer = table.section("optimizer")
+    images, evaluation_samples = count_samples(system, benchmark)
+    if benchmark == "resnet":
+        last = optimizer.count("decay_epochs")
+        grid = _list_epochs(evaluation.count("first_epoch"), last, path)
+        parameters = count_resnet_parameters(table.section("model"))
+    else:
+        last = optimizer.count("training_steps") * global_batch
+        interval = evaluation.count("interval_samples")
+        grid = tuple(float(n * interval) for n in range(1, last // interval + 1))
+        parameters = count_bert_parameters(table.section("model"))
+    if not grid:
+        raise InputError(f"{path}: [evaluation] the schedule ends before its first evaluation")
+    size = float(parameters * GRADIENT_BYTES_PER_PARAMETER)
+    bucket = table.section("communication").number("bucket_megabytes") * (1 << 20)
+    job = Job(
+        benchmark=benchmark,
+        nodes=system.nodes.count,
+        ranks_per_node=system.nodes.ranks_per_node,
+        global_batch_size=global_batch,
+        samples_per_point=float(images) if benchmark == "resnet" else 1.0,
+        evaluation_samples=evaluation_samples,
+        gradient_bytes=size,
+        last_bucket_share=min(1.0, bucket / size),
+        grid=Grid(grid),
+    )
+    return Settings(stated.config, job, local, optimizer.number("base_learning_rate"))
+
+
+def resolve(path: str) -> Path:
+    """A path of a system file, from the repository's root as the launcher takes it."""
+    return ROOT / path
+
+
+def _list_epochs(first: int, decay_epochs: int, path: Path) -> tuple[float, ...]:
+    if first > RESNET_PERIOD_EPOCHS:
+        raise InputError(f"{path}: [evaluation] 'first_epoch' must be 1 to 4, is {first}")
+    epochs = [float(first)]
+    while epochs[-1] < decay_epochs:
+        epochs.append(epochs[-1] + RESNET_PERIOD_EPOCHS)
+    return tuple(epochs)
+
+
+def count_samples(system: System, benchmark: str) -> tuple[int, int]:
+    """Training images of an epoch (0 for BERT, which counts samples) and samples of an evaluation.
+
+    A demonstration's come from the manifests of its data. Raises InputError where they are missing.
+    """
+    if system.campaign.profile != "demo":
+        return TRAIN_IMAGES * (benchmark == "resnet"), EVALUATION_SAMPLES[benchmark]
+    data = resolve(getattr(system.benchmarks, benchmark).data)
+    manifest = data / "manifest.json" if benchmark == "resnet" else data / "eval" / "manifest.json"
+    if not manifest.is_file():
+        made = " ".join(f"python -m {module}" for module in system.campaign.make_data)
+        raise InputError(f"{manifest}: not there: make the demonstration's data first: {made}")
+    table = _read_table(manifest)
+    if benchmark == "bert":
+        return 0, table.count("examples")
+    return table.section("train").count("images"), table.section("val").count("images")
+
+
+def _read_table(path: Path) -> _Table:
+    try:
+        if path.stat().st_size > SIZE_LIMIT_BYTES:
+            raise InputError(f"{path}: larger than 1 MiB, which no configuration is")
+        text = path.read_text(encoding="utf-8")
+        table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(table, dict):
+        raise InputError(f"{path}: its top must be a table")
+    return _Table(path, table)
+
+
+def count_resnet_parameters(model: _Table) -> int:
+    """Weights of a ResNet v1.5 of bottleneck blocks: 25,557,032 for ResNet-50 of three channels.
+
+    Raises InputError for missing keys.
+    """
+    widths, depths = model.counts("widths"), model.counts("depths")
+    stem = model.count("stem_width")
+    total = 49 * model.count("input_channels") * stem + 2 * stem
+    entering = stem
+    for width, depth in zip(widths, depths, strict=False):
+        leaving = 4 * width
+        for block in range(depth):
+            total += entering * width + 9 * width * width + width * leaving
+            total += 2 * (width + width + leaving)
+            if block == 0:
+                total += entering * leaving + 2 * leaving
+            entering = leaving
+    return total + (entering + 1) * model.count("classes")
+
+
+def count_bert_parameters(model: _Table) -> int:
+    """Weights of BERT with both heads, the decoder tied: 336,226,108 for BERT-large.
+
+    Raises InputError for missing keys.
+    """
+    hidden, inner = model.count("hidden_size"), model.count("intermediate_size")
+    vocabulary = model.count("vocabulary_size")
+    tables = vocabulary + model.count("positions") + model.count("segments")
+    layer = 4 * (hidden + 1) * hidden + (hidden + 1) * inner + (inner + 1) * hidden + 4 * hidden
+    heads = 2 * (hidden + 1) * hidden + 2 * hidden + vocabulary + 2 * hidden + 2
+    return tables * hidden + 2 * hidden + model.count("layers") * layer + heads

@@ -1,0 +1,106 @@
+"""What the user gives for a prediction, and where runs are taken to converge."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.commands import InputError
+from harness.prediction_configuration import Settings
+from harness.prediction_convergence import (
+    Convergence,
+    find_bert_convergence,
+    find_resnet_convergence,
+    follow_runs,
+    spread_over_schedule,
+    state_convergence,
+)
+from harness.prediction_references import Reference
+from harness.prediction_step import Probe
+from harness.results import RunEnd, read_run_end
+from harness.systems import System
+
+UNITS = {"resnet": "images", "bert": "sequences"}
+POINTS = {"resnet": "epochs", "bert": "samples"}
+LETTERS = {"resnet": "R", "bert": "B"}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the user gives for one benchmark; None or empty where not given."""
+
+    rate: float | None = None
+    probes: tuple[Probe, ...] = ()
+    network_gigabits: float | None = None
+    network_bytes_per_second: float | None = None
+    evaluation_per_second: float | None = None
+    input_per_second: float | None = None
+    converges_at: float | None = None
+    runs_folder: Path | None = None
+
+
+def choose_convergence(
+    system: System, settings: Settings, given: Inputs, notes: list[str]
+) -> tuple[Convergence, Reference | None]:
+    """Where runs converge, and the reference that the result is judged against, if any applies."""
+    job = settings.job
+    benchmark, batch = job.benchmark, job.global_batch_size
+    demonstration = system.campaign.profile == "demo"
+    reference = None
+    if demonstration:
+        notes.append("a demonstration: reference convergence points (RCPs) do not apply")
+    if given.converges_at is not None:
+        if given.converges_at > job.grid.points[-1]:
+            raise InputError(
+                f"{settings.file}: the schedule's last evaluation is at {job.grid.points[-1]:,g} "
+                f"{POINTS[benchmark]}, before the stated {given.converges_at:,g}"
+            )
+        return state_convergence(given.converges_at, POINTS[benchmark]), None
+    if given.runs_folder is not None:
+        return follow_runs(read_points(given.runs_folder, benchmark), str(given.runs_folder)), None
+    if demonstration:
+        notes.append(
+            "nobody knows in advance when a demonstration converges, so the band covers its whole "
+            "schedule: give --runs-from a results folder of it to narrow this"
+        )
+        return spread_over_schedule(job.grid), None
+    if benchmark == "resnet":
+        convergence, reference = find_resnet_convergence(batch)
+    else:
+        convergence, reference = find_bert_convergence(batch, settings.learning_rate)
+        theirs = convergence.reference_learning_rate
+        if theirs and not math.isclose(theirs, settings.learning_rate, rel_tol=1e-3):
+            notes.append(
+                f"learning rate {settings.learning_rate:g} is not the reference's {theirs:g}: that "
+                "runs converge like the reference is an assumption"
+            )
+    if batch < reference.global_batch_size:
+        notes.append(
+            f"global batch {batch:,} is below the smallest reference point, "
+            f"{reference.global_batch_size:,}, which stands in for it"
+        )
+    return convergence, reference
+
+
+def read_points(folder: Path, benchmark: str) -> list[float]:
+    """Where the runs of a results folder converged. Raises InputError where it holds none."""
+    points = []
+    for log in sorted((folder / benchmark).glob("result_*.txt")):
+        end = read_end(log)
+        if end is not None and end.status == "success" and end.reached_at is not None:
+            points.append(float(end.reached_at))
+    if not points:
+        raise InputError(f"{folder / benchmark}: no finished run that reached its target")
+    return points
+
+
+def read_end(log: Path) -> RunEnd | None:
+    """A run's end, None where it has none. Raises InputError for a log that is not one of ours."""
+    try:
+        end = read_run_end(log)
+        if end is not None:
+            float(end.reached_at or 0), float(end.minutes)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{log}: not a run log: {error!r}") from None
+    return end

@@ -1,0 +1,135 @@
+"""The training step of one rank: seconds as a line over its batch, from probes or a stated rate.
+
+seconds(batch) = per_sample_seconds * batch + per_step_seconds: kernels that scale with the batch,
+and what every step costs whatever its batch (launches, the optimizer, short kernels).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.commands import InputError
+
+SIZE_LIMIT_BYTES = 1 << 20
+# What one step costs beside its samples, counted in samples: per_step_seconds / per_sample_seconds.
+# The fits to published rows give 17 to 23 images and 9 to 19 sequences (docs/prediction.md); zero
+# is the limit of a perfect step, twice the largest that of one without CUDA graphs.
+OVERHEAD_SAMPLES = {"resnet": 22.0, "bert": 10.0}
+OVERHEAD_SAMPLES_RANGE = {"resnet": (0.0, 46.0), "bert": (0.0, 38.0)}
+
+
+@dataclass(frozen=True)
+class StepModel:
+    """A line through the seconds of a step over the samples of a rank's batch."""
+
+    per_sample_seconds: float
+    per_step_seconds: float
+
+    def seconds(self, batch: float) -> float:
+        """Seconds of a step of `batch` samples on one rank."""
+        return self.per_sample_seconds * batch + self.per_step_seconds
+
+    def scale(self, factor: float) -> StepModel:
+        """The same shape, `factor` times slower."""
+        return StepModel(self.per_sample_seconds * factor, self.per_step_seconds * factor)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a trainer's probe measured: one rank's step on synthetic data.
+
+    batch: samples of one step, accumulation included; passes: forward and backward passes in it.
+    spread: half of p10 to p90 over the median, the unsteadiness of one step.
+    """
+
+    file: str
+    benchmark: str
+    config: str
+    device: str
+    batch: int
+    seconds: float
+    spread: float
+
+
+def read_probe(path: Path, benchmark: str) -> Probe:
+    """Read the --json document of `python -m resnet.train probe` or `python -m bert.train probe`.
+
+    Raises InputError naming file and key for anything else, and OSError where it cannot be read.
+    """
+    document = _read_json(path)
+    found = document.get("benchmark")
+    if found != benchmark:
+        raise InputError(f"{path}: 'benchmark' is {found!r}, must be '{benchmark}': another probe?")
+    step = document.get("step_seconds")
+    if not isinstance(step, dict):
+        raise InputError(f"{path}: 'step_seconds' is missing: give a probe's --json document")
+    median, low, high = (
+        _take_number(step, key, f"{path}: step_seconds") for key in ("median", "p10", "p90")
+    )
+    batch = _take_number(document, "samples_per_step", str(path))
+    if batch != int(batch):
+        raise InputError(f"{path}: 'samples_per_step' must be a whole number, is {batch}")
+    if not low <= median <= high:
+        raise InputError(f"{path}: step_seconds must grow from p10 over median to p90")
+    return Probe(
+        file=str(path),
+        benchmark=benchmark,
+        config=str(document.get("config", "")),
+        device=str(document.get("device", "")),
+        batch=int(batch),
+        seconds=median,
+        spread=(high - low) / 2 / median,
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > SIZE_LIMIT_BYTES:
+        raise InputError(f"{path}: larger than 1 MiB, which no probe's document is")
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise InputError(
+            f"{path}: not a JSON document: give what a probe prints with --json"
+        ) from None
+    if not isinstance(document, dict):
+        raise InputError(f"{path}: not a probe's document: its top is no JSON object")
+    return document
+
+
+def _take_number(table: dict[str, Any], key: str, where: str) -> float:
+    value = table.get(key)
+    # An int may be too long for a float; a NaN compares as false.
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e15:
+        return float(value)
+    shown = repr(value) if not isinstance(value, int) else "out of range"
+    raise InputError(f"{where}: '{key}' must be a positive number, is {shown[:40]}")
+
+
+def fit_step(first: tuple[float, float], second: tuple[float, float]) -> StepModel:
+    """The line through two (batch, seconds) points.
+
+    Raises ValueError where the batches are equal, or where the line would give a step without
+    samples less than no time, or a sample for nothing: the two points then contradict each other.
+    """
+    (small, fast), (large, slow) = sorted((first, second))
+    if small == large:
+        raise ValueError(f"both have the same batch, {small:g}: measure two different ones")
+    per_sample = (slow - fast) / (large - small)
+    per_step = fast - per_sample * small
+    if per_sample <= 0:
+        raise ValueError(f"a step of {large:g} samples is no slower than one of {small:g}")
+    if per_step < -0.05 * fast:
+        raise ValueError(
+            f"the rate falls from {small / fast:,.1f} at {small:g} samples to {large / slow:,.1f} "
+            f"at {large:g}: a larger batch must not be slower a sample"
+        )
+    return StepModel(per_sample, max(per_step, 0.0))
+
+
+def shape_step(batch: float, seconds: float, overhead_samples: float) -> StepModel:
+    """The line through one point, with a step's fixed cost given in samples."""
+    per_sample = seconds / (batch + overhead_samples)
+    return StepModel(per_sample, per_sample * overhead_samples)

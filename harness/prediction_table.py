@@ -1,0 +1,179 @@
+"""The validation as a table for docs/prediction.md, as JSON, and as a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.commands import GOOD, NOT_GOOD, InputError
+from harness.files import write_atomically
+from harness.prediction_pictures import BLUE, GRAY, ORANGE, Series, draw_points
+from harness.prediction_published import load_published_results
+from harness.prediction_validation import (
+    Comparison,
+    Statistics,
+    compare_all,
+    fit_platform,
+    group_comparisons,
+    list_anchors,
+    summarize,
+)
+
+BEGIN = "<!-- begin: python -m harness.predict validate -->"
+END = "<!-- end -->"
+# What the validation must reach, as fractions, with convergence and evaluation given.
+MEAN_LIMIT, LARGEST_LIMIT, BIAS_LIMIT, LEAST_ROWS = 0.04, 0.12, 0.01, 20
+KINDS = {
+    "training": "convergence and evaluation given",
+    "time": "convergence given",
+    "outright": "nothing given",
+}
+
+
+def write_validation(options: argparse.Namespace) -> int:
+    """Print the comparison, and write what the options ask for; 1 where a limit is missed."""
+    groups = group_comparisons(compare_all())
+    if options.picture is not None:
+        if options.picture.suffix != ".svg":
+            raise InputError(f"--picture {options.picture}: must end in .svg, the format written")
+        with write_atomically(options.picture) as file:
+            file.write(draw_errors(groups))
+    if options.document is not None:
+        replace_generated(options.document, write_markdown(groups))
+    if options.json:
+        print(json.dumps(describe_validation(groups), indent=1))
+    else:
+        print(write_markdown(groups))
+    return GOOD if is_good(judge(groups)) else NOT_GOOD
+
+
+def judge(groups: dict[str, list[Comparison]]) -> Statistics:
+    """The errors that the limits are for: several nodes with a port for each accelerator."""
+    return summarize(comparison.training_error for comparison in groups["several nodes"])
+
+
+def is_good(found: Statistics) -> bool:
+    """True where every limit is kept."""
+    within = found.mean <= MEAN_LIMIT and found.largest <= LARGEST_LIMIT
+    return within and abs(found.bias) <= BIAS_LIMIT and found.rows >= LEAST_ROWS
+
+
+def describe_validation(groups: dict[str, list[Comparison]]) -> dict[str, Any]:
+    """The JSON document: every row with its errors, statistics by group and kind, the fits."""
+    return {
+        "schema": 1,
+        "good": is_good(judge(groups)),
+        "groups": {
+            group: {
+                "statistics": {
+                    kind: asdict(summarize(getattr(c, f"{kind}_error") for c in rows))
+                    for kind in KINDS
+                },
+                "rows": [
+                    {**asdict(c.result), **{k: getattr(c, f"{k}_error") for k in KINDS}}
+                    for c in rows
+                ],
+            }
+            for group, rows in groups.items()
+        },
+        "fits": {name: asdict(fit_platform(name)) for name in list_platforms()},
+    }
+
+
+def list_platforms() -> list[str]:
+    """Platforms with a fit, in the order of the table."""
+    return list(dict.fromkeys(comparison.result.platform for comparison in compare_all()))
+
+
+def write_markdown(groups: dict[str, list[Comparison]]) -> str:
+    """The generated part of docs/prediction.md."""
+    return "\n".join([*_write_statistics(groups), "", *_write_fits(), "", *_write_rows(groups)])
+
+
+def _write_statistics(groups: dict[str, list[Comparison]]) -> Iterator[str]:
+    yield "| predicted rows | what is given | rows | mean error | median | largest | bias |"
+    yield "|---|---|---|---|---|---|---|"
+    for group, rows in groups.items():
+        for kind, given in KINDS.items():
+            found = summarize(getattr(comparison, f"{kind}_error") for comparison in rows)
+            yield (
+                f"| {group} | {given} | {found.rows} | {_percent(found.mean)} | "
+                f"{_percent(found.median)} | {_percent(found.largest)} | {found.bias:+.1%} |"
+            )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"
+
+
+def _write_fits() -> Iterator[str]:
+    yield "| platform | fitted to | a sample | a step | in samples |"
+    yield "|---|---|---|---|---|"
+    for name in list_platforms():
+        step = fit_platform(name)
+        anchors = list_anchors(name)
+        words = [f"{a.round} {a.submitter} {a.nodes} x {a.accelerators_per_node}" for a in anchors]
+        if len(anchors) < 2:
+            words.append("another's shape")
+        yield (
+            f"| {name} | {', '.join(words)} | {1e3 * step.per_sample_seconds:.4f} ms | "
+            f"{1e3 * step.per_step_seconds:.2f} ms | "
+            f"{step.per_step_seconds / step.per_sample_seconds:.0f} |"
+        )
+
+
+def _write_rows(groups: dict[str, list[Comparison]]) -> Iterator[str]:
+    yield "| result | nodes, batch | published | training | time | outright |"
+    yield "|---|---|---|---|---|---|"
+    for group, rows in groups.items():
+        yield f"| **{group}** | | | | | |"
+        for comparison in rows:
+            row = comparison.result
+            letter = "R" if row.benchmark == "resnet" else "B"
+            yield (
+                f"| {letter} {row.round} {row.submitter} {_shorten(row.system)} | "
+                f"{row.nodes} x {row.accelerators_per_node}, {row.global_batch_size} | "
+                f"{row.minutes:.3f} | {comparison.training_error:+.1%} | "
+                f"{comparison.time_error:+.1%} | {comparison.outright_error:+.1%} |"
+            )
+
+
+def _shorten(system: str) -> str:
+    return system if len(system) <= 34 else f"{system[:16]}..{system[-16:]}"
+
+
+def replace_generated(document: Path, text: str) -> None:
+    """Put `text` between the markers of a document. Raises InputError where they are missing."""
+    old = document.read_text(encoding="utf-8")
+    before, begin, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise InputError(f"{document}: must hold the lines '{BEGIN}' and '{END}'")
+    with write_atomically(document) as file:
+        file.write(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def draw_errors(groups: dict[str, list[Comparison]]) -> str:
+    """Predicted over published minutes, convergence given, as a picture."""
+    colours = {"several nodes": BLUE, "one node": ORANGE, "shared ports": GRAY}
+    series = [
+        Series(
+            f"{group} ({len(rows)})",
+            tuple((c.result.minutes, c.time_minutes) for c in rows),
+            colours[group],
+            names=tuple(
+                f"{c.result.round} {c.result.submitter} {c.result.system}: {c.time_error:+.1%}"
+                for c in rows
+            ),
+        )
+        for group, rows in groups.items()
+    ]
+    values = [row.minutes for row in load_published_results()]
+    line = ((min(values), min(values)), (max(values), max(values)))
+    series.append(Series("equal", line, "#475467", joined=True))
+    title = "predicted against published minutes, convergence given"
+    return draw_points(series, "published minutes", "predicted minutes", log=True, title=title)
