@@ -90,3 +90,5 @@ numba.config.CACHE_DIR = str(CACHE_FOLDER)
 # Whole numbers wrap and nothing is checked at run time, as in C: every loop says in its docstring
 # what its caller guarantees.
 compiled = numba.njit(cache=True, error_model="numpy")
+# The same for short functions, or those called at one place: passing arrays takes time.
+inlined = numba.njit(cache=True, error_model="numpy", inline="always")

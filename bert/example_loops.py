@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bert.compilation import compiled
+from bert.compilation import compiled, inlined
 from bert.twister import draw_from, draw_half, draw_unit, shuffle
 
 OTHER_DOCUMENT_TRIES = 10
@@ -61,7 +61,7 @@ class Scratch(NamedTuple):
 DOCUMENTS_DONE, NEXT_SENTENCE, WANTED, EXAMPLES, PAYLOAD = 0, 1, 2, 3, 4
 
 
-@compiled
+@inlined
 def find_second(generator: Any, document: Any, wanted: Any, sentences: Any, starts: Any,
                 order: Any) -> Any:  # fmt: skip
     """Draw sentences from a drawn place of another document until `wanted` tokens are there.
@@ -83,7 +83,7 @@ def find_second(generator: Any, document: Any, wanted: Any, sentences: Any, star
     return start, sentences[sentence]
 
 
-@compiled
+@inlined
 def truncate(generator: Any, first: Any, first_end: Any, second: Any, second_end: Any,
              longest: Any) -> Any:  # fmt: skip
     """Take tokens from the longer half, at a drawn end, until the pair fits; returns its bounds."""
@@ -100,7 +100,7 @@ def truncate(generator: Any, first: Any, first_end: Any, second: Any, second_end
     return first, first_end, second, second_end
 
 
-@compiled
+@inlined
 def mask_tokens(generator: Any, sequence: Any, masked: Any, candidates: Any, originals: Any,
                 is_masked: Any, rules: Any) -> Any:  # fmt: skip
     """Mask the first `masked` candidates, in their drawn order.
@@ -119,7 +119,7 @@ def mask_tokens(generator: Any, sequence: Any, masked: Any, candidates: Any, ori
             sequence[position] = draw_from(generator, 0, size - 1)
 
 
-@compiled
+@inlined
 def write_masked(record: Any, length: Any, masked: Any, originals: Any, is_masked: Any) -> None:
     """Write positions and originals in rising order behind a sequence, and clear is_masked.
 
@@ -136,7 +136,7 @@ def write_masked(record: Any, length: Any, masked: Any, originals: Any, is_maske
         is_masked[position] = 0
 
 
-@compiled
+@inlined
 def write_pair(generator: Any, tokens: Any, bounds: Any, record: Any, rules: Any,
                scratch: Any) -> Any:  # fmt: skip
     """Write one example to a record. Returns its length, its first segment's, and its masks.
@@ -166,7 +166,7 @@ def write_pair(generator: Any, tokens: Any, bounds: Any, record: Any, rules: Any
     return length, segment, masked
 
 
-@compiled
+@inlined
 def cut_chunk(generator: Any, document: Any, start: Any, end: Any, wanted: Any, longest: Any,
               sentences: Any, starts: Any, order: Any) -> Any:  # fmt: skip
     """Make a pair of the sentences from start to end.

@@ -23,9 +23,11 @@ from bert.twister import seed_generator, shuffle
 from bert.vocabulary import FIRST, MASK, SEPARATOR, Vocabulary
 
 SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
-# A call of the compiled loop: about a tenth of a second, then the caller's progress is told.
-EXAMPLES_PER_CALL = 16_384
-NUMBERS_PER_CALL = 1 << 23
+# A call of the compiled loop takes some hundredths of a second; then the caller's progress is told.
+# Room for more examples at a time would cost more memory, and time to fill it with zeros.
+EXAMPLES_PER_CALL = 2048
+NUMBERS_PER_CALL = 1 << 22
+ZEROS = memoryview(bytes(1 << 18))
 
 
 def make_rules(vocabulary: Vocabulary, settings: ExampleSettings) -> Rules:
@@ -48,8 +50,11 @@ def make_rules(vocabulary: Vocabulary, settings: ExampleSettings) -> Rules:
 
 def resize(numbers: array[int], length: int) -> None:
     """Give an array a length: zeros are appended, or the end is cut off."""
-    if length > len(numbers):
-        numbers.frombytes(bytes((length - len(numbers)) * numbers.itemsize))
+    missing = max(0, length - len(numbers)) * numbers.itemsize
+    while missing:
+        taken = ZEROS[: min(missing, len(ZEROS))]
+        numbers.frombytes(taken)
+        missing -= len(taken)
     del numbers[length:]
 
 

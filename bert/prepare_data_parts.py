@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -26,6 +27,9 @@ from harness.progress import Progress
 
 if TYPE_CHECKING:
     from bert.shard_maker import ShardMaker
+
+
+REPORT_SECONDS = 0.1  # between what a worker says of its progress
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,15 @@ def describe_shard(path: Path, description: dict[str, Any]) -> Shard:
 def _serve(vocab: Path, settings: ExampleSettings, pipe: Connection) -> None:
     """The process of a worker: gets Parts; sends shares (float), then the Shard, or a sentence."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once and in silence
-    parent = os.getppid()
+    parent, sent_seconds = os.getppid(), 0.0
 
     def report(share: float) -> None:
+        nonlocal sent_seconds
         if os.getppid() != parent:  # nobody waits for this shard any more
             os._exit(1)
-        pipe.send(share)
+        if time.monotonic() - sent_seconds > REPORT_SECONDS:
+            sent_seconds = time.monotonic()
+            pipe.send(share)
 
     try:
         maker = load_shard_maker(read_vocabulary(vocab), settings)

@@ -22,7 +22,6 @@ from harness.commands import InputError
 READ_BYTES = 1 << 20
 # Share of a text's work that lies before the first example: reading and cutting into word pieces.
 READING_SHARE = 0.2
-COMPILATION_SECONDS = 2.0  # loading what is compiled takes less
 
 
 def describe_origin(
@@ -52,11 +51,16 @@ def find_shard(path: Path, origin: dict[str, Any]) -> dict[str, Any] | None:
     return description if hash_content(path, start) == description["sha256"] else None
 
 
+def count_compiled() -> int:
+    """Count the files of machine code that are kept."""
+    return len(list(CACHE_FOLDER.rglob("*.nbc")))
+
+
 class ShardMaker:
     """Makes shards of one vocabulary with the same settings."""
 
     def __init__(self, vocabulary: Vocabulary, settings: ExampleSettings) -> None:
-        self.start_seconds = time.monotonic()
+        self.start_seconds, self.compiled_files = time.monotonic(), count_compiled()
         self.vocabulary, self.settings = vocabulary, settings
         self.tokenizer = Tokenizer(vocabulary)
 
@@ -86,8 +90,8 @@ class ShardMaker:
     def compile(self, report: Callable[[str], None]) -> None:
         """Compile every loop, or load what is compiled, by making the examples of one word.
 
-        report gets a sentence where that takes long, and where the machine code is kept elsewhere
-        than beside the sources. Processes started after this find it there.
+        report gets a sentence where something was compiled, and where the machine code is kept
+        elsewhere than beside the sources. Processes started after this find it there.
         """
         with tempfile.TemporaryDirectory() as folder:
             text = Path(folder) / "text"
@@ -97,5 +101,5 @@ class ShardMaker:
         seconds = time.monotonic() - self.start_seconds
         if not CACHE_FOLDER.is_relative_to(PACKAGE):
             report(f"compiled loops are kept in {CACHE_FOLDER}, not in {PACKAGE / '__pycache__'}")
-        if seconds > COMPILATION_SECONDS:
+        if count_compiled() > self.compiled_files:
             report(f"compiled the loops in {seconds:.0f} s, once for this version and processor")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bert.compilation import compiled
+from bert.compilation import compiled, inlined
 
 WORDS, MIDDLE = 624, 397
 TWIST, UPPER, LOWER = np.uint32(0x9908B0DF), np.uint32(0x80000000), np.uint32(0x7FFFFFFF)
@@ -66,7 +66,7 @@ def refill(generator: Any) -> None:
     generator[POSITION] = 0
 
 
-@compiled
+@inlined
 def draw_word(generator: Any) -> Any:
     """Draw 32 bits, an int64."""
     if generator[POSITION] == WORDS:
@@ -76,7 +76,7 @@ def draw_word(generator: Any) -> Any:
     return np.int64(generator[WORDS + position])
 
 
-@compiled
+@inlined
 def draw_unit(generator: Any) -> Any:
     """Draw a float64 from 0 to 1, 1 excluded, as `random()`."""
     high = draw_word(generator) >> 5
@@ -84,7 +84,7 @@ def draw_unit(generator: Any) -> Any:
     return (high * 67108864.0 + low) * (1.0 / 9007199254740992.0)
 
 
-@compiled
+@inlined
 def draw_half(generator: Any) -> Any:
     """Draw whether `random() < 0.5`: the first bit decides it."""
     word = draw_word(generator)
