@@ -31,7 +31,7 @@ class Limits:
 
     archive_bytes: int = 512 << 20
     members: int = 10_000
-    member_bytes: int = 64 << 20
+    member_bytes: int = 256 << 20
     total_bytes: int = 512 << 20
     ratio: int = 200
     ratio_free_bytes: int = 16 << 20

@@ -14,6 +14,7 @@ from scoring.package.configuration import SETTINGS, check_configurations
 from scoring.package.examination import Part
 from scoring.package.reading import open_package
 from scoring.package.verification import LOG_LIMIT_BYTES, verify_package
+from scoring.package.verification_prose import write_verification
 from scoring.profile import load_profile
 from scoring.score import score_folder
 from tests.scoring import honest_package
@@ -181,6 +182,9 @@ def test_a_demonstration_is_verified_as_one(demonstration, tmp_path):
     assert document["valid"] is False
     assert {"package-profile", "demonstration"} <= get_slugs(document)
     assert any("--rfp demo" in check["message"] for check in document["checks"])
+    with open_package(package) as opened:
+        page = write_verification(verify_package(opened, "4.0.0", load_profile("demo"), None))
+    assert "# DEMONSTRATION - NOT AN MLPERF RESULT #" in page
 
 
 # -- files ----------------------------------------------------------------------------------------
