@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,10 +92,15 @@ class Screen:
         lines = [f"{text}{times}" for text, times in state]
         if self._terminal:
             width = shutil.get_terminal_size().columns
-            lines = [line[: width - 1] for line in lines]
+            # Wrapped here, so that the lines to go up are the lines of the screen.
+            rows = [
+                row
+                for line in map(make_printable, lines)
+                for row in textwrap.wrap(line, max(width - 1, 20), subsequent_indent="    ")
+            ]
             self._wipe()
-            self._print(lines)
-            self._shown = lines
+            self._print(rows)
+            self._shown = rows
             return
         texts = [text for text, _ in state]
         pairs = zip(texts, lines, strict=True)
@@ -182,17 +188,14 @@ def _write_convergence(verdict: Verdict) -> Iterator[tuple[str, str]]:
             yield f"  convergence so far: no verdict ({verdict.convergence.message})", ""
         return
     mean, minimum = _format_point(name, soon.mean), _format_point(name, soon.minimum)
-    text = f"  convergence so far: mean {mean}, smallest allowed {minimum}: "
+    figures = f"(mean {mean}, smallest allowed {minimum})"
     if soon.chance is None:
-        yield f"{text}{'passes' if soon.would_pass else 'FAILS: too fast'}", ""
+        yield f"  convergence: {'passes' if soon.would_pass else 'FAILS, too fast'} {figures}", ""
         return
     outcome = "would pass" if soon.would_pass else "WOULD FAIL, too fast,"
     percent = min(99, max(1, round(100 * soon.chance)))
-    needed = verdict.result.runs_needed
-    yield (
-        f"{text}{outcome} with these runs alone; about {percent} % likely to pass with {needed}",
-        "",
-    )
+    chance = f"about {percent} % likely to pass with {verdict.result.runs_needed}"
+    yield f"  convergence so far: {outcome} with these runs alone {figures}; {chance}", ""
 
 
 def _write_under_way(under_way: RunUnderWay) -> tuple[str, str]:
