@@ -36,7 +36,7 @@ def check_nodes(material: Material) -> Check:
         findings.extend(_check_run(material, system, run))
     ranks = system.nodes * system.ranks_per_node
     hosts = "one machine stands for them" if system.one_machine else "as many hosts in every log"
-    good = f"{system.nodes} nodes ({hosts}) and {ranks} ranks, as system file and description say"
+    good = f"{system.nodes} nodes ({hosts}) and {ranks} ranks, as the system file says"
     return conclude("nodes", findings, good)
 
 

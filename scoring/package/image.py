@@ -16,6 +16,7 @@ from scoring.findings import Finding, quote
 from scoring.log import LineError, parse_json, read_bounded
 from scoring.package.examination import Check, Material, conclude, parse_object, read_part, skip
 from scoring.package.layout import IMAGE_MANIFEST_FILE, MANIFEST_FILE, Manifest
+from scoring.run import Run
 
 REBUILT_LIMIT_BYTES = 1 << 20
 
@@ -37,7 +38,9 @@ def check_image(material: Material, rebuilt: dict[str, Any] | None) -> Check:
     manifest, system = material.manifest.value, material.system_file.value
     if manifest is None:
         return skip("image", "the package's manifest cannot be read")
-    findings = list(_check_words(material, manifest))
+    findings = [*_check_words(material, manifest)]
+    for run in material.all_runs:
+        findings.extend(_check_run(run, manifest.image.manifest_sha256))
     delivered = IMAGE_MANIFEST_FILE in material.package.files
     if rebuilt is not None:
         findings.extend(_compare_rebuilt(material, rebuilt))
@@ -65,6 +68,18 @@ def _check_words(material: Material, manifest: Manifest) -> Iterator[Finding]:
     if (entry.sha256 if entry else None) != image.manifest_sha256:
         message = "the image's manifest is not the one whose hash the package states"
         yield Finding("image-differs", message, file=IMAGE_MANIFEST_FILE)
+
+
+def _check_run(run: Run, stated: str | None) -> Iterator[Finding]:
+    """Compare the hash that a run made of its own image's manifest with the package's."""
+    for event in run.get_events("source_sha256"):
+        logged = event.metadata.get("image_manifest_sha256")
+        if logged is None and stated is not None:
+            message = "the run was not made in an image with a manifest, but the package has one"
+            yield run.remark("image-differs", message, event)
+        elif logged is not None and stated is not None and logged != stated:
+            message = f"the run's image had the manifest {quote(logged, 20)}, the package's is "
+            yield run.remark("image-differs", f"{message}{quote(stated, 20)}", event)
 
 
 def _compare_rebuilt(material: Material, rebuilt: dict[str, Any]) -> Iterator[Finding]:

@@ -1,7 +1,6 @@
 """Makes a package that keeps every promise: a made-up campaign of a small copy of this kit."""
 
 import copy
-import dataclasses
 import hashlib
 import json
 import math
@@ -139,7 +138,7 @@ def hash_kit(kit, benchmark):
     return digest.hexdigest()
 
 
-def make_honest(lines, kit, benchmark, hosts):
+def make_honest(lines, kit, benchmark, hosts, software):
     """Make the log of one run what the copied kit would have written."""
     table = tomllib.loads((kit / benchmark / "configs/fast4.toml").read_text())
     for pair in SETTINGS[benchmark].split():
@@ -160,7 +159,7 @@ def make_honest(lines, kit, benchmark, hosts):
     lines.insert_after(
         "submission_platform",
         make_line(start, "number_of_nodes", 4, **where),
-        make_line(start, "source_sha256", digest, torch="2.13.0", python="3.11.7"),
+        make_line(start, "source_sha256", digest, python="3.11.7", **software),
     )
     for line in lines:
         file, number = find_call(kit, benchmark, line["key"])
@@ -187,11 +186,17 @@ def make_campaign():
     return Campaign(runs, copy.deepcopy(DESCRIPTION))
 
 
-def order_honest_package(place, image="", demonstration=None):
+def order_honest_package(place, image="", image_manifest=None, demonstration=None):
     """Make kit and campaign below `place`; gives the order of a package of them.
 
-    demonstration: the campaign to deliver instead of a valid one on four nodes.
+    image, image_manifest: what the runs were made in. demonstration: the campaign to deliver
+    instead of a valid one on four nodes.
     """
+    software = {}
+    if image_manifest is not None:
+        text = json.dumps(image_manifest)
+        (place / "manifest.json").write_text(text)
+        software["image_manifest_sha256"] = hashlib.sha256(text.encode()).hexdigest()
     kit = copy_kit(place / "kit")
     system = kit / "systems/fast4.toml"
     hosts = [f"node{number}" for number in range(4)]
@@ -204,7 +209,7 @@ def order_honest_package(place, image="", demonstration=None):
     campaign = demonstration or make_campaign()
     for name, runs in campaign.runs.items():
         for lines in runs:
-            make_honest(lines, kit, name, hosts)
+            make_honest(lines, kit, name, hosts, software)
     results = campaign.write(place / "results")
     configurations = [f"{name}/configs/fast4.toml" for name in campaign.runs]
     recorded = {"fast4.toml": system, **{name: kit / name for name in configurations}}
@@ -216,7 +221,8 @@ def order_honest_package(place, image="", demonstration=None):
     (results / "output/resnet_0.txt").write_text("what the ranks wrote\n")
     profile = load_profile("demo" if demonstration else "lp2bm")
     output = place / "package"
-    return Order(results, system, output, profile, "4.0.0", False, None, None, source=kit)
+    manifest = place / "manifest.json" if software else None
+    return Order(results, system, output, profile, "4.0.0", False, None, manifest, source=kit)
 
 
 def make_demonstration_kit(kit):
@@ -238,11 +244,7 @@ def make_demonstration_kit(kit):
 
 def make_honest_package(place, image="", image_manifest=None, demonstration=None):
     """Make the package as a folder below `place` and give its path."""
-    order = order_honest_package(place, image, demonstration)
-    if image_manifest is not None:
-        path = place / "manifest.json"
-        path.write_text(json.dumps(image_manifest))
-        order = dataclasses.replace(order, image_manifest=path)
+    order = order_honest_package(place, image, image_manifest, demonstration)
     # What draws the page has tests of its own, and takes seconds.
     with mock.patch("scoring.report.page.write_page", return_value="<p>the report</p>"):
         build_package(order)

@@ -640,6 +640,19 @@ def test_an_image_manifest_that_was_exchanged(with_image, tmp_path):
     assert get_slugs(verify(tampered.package)) == {"image-differs"}
 
 
+@pytest.mark.parametrize("digest", [None, "ab" * 32, 5])
+def test_a_run_in_another_image(with_image, tmp_path, digest):
+    tampered = Tampered(shutil.copytree(with_image, tmp_path / "copy"))
+
+    def change(line):
+        line["metadata"]["image_manifest_sha256"] = digest
+
+    tampered.change_lines(BERT_LOG.format(3), "source_sha256", change)
+    tampered.list_again()
+    (finding,) = verify(tampered.package)["findings"]
+    assert (finding["rule"], finding["file"]) == ("image-differs", "bert/result_3.txt")
+
+
 def test_another_image_than_the_system_file_names(with_image, tmp_path):
     tampered = Tampered(shutil.copytree(with_image, tmp_path / "copy"))
     tampered.change("package.json", lambda d: d["image"].update(reference="/images/other.sif"))
