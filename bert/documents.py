@@ -50,7 +50,17 @@ def read_documents(
     the text is not UTF-8 or holds no word at all; OSError where it cannot be read.
     """
     with open(path, "rb") as file:
-        content = file.read().replace(b"\r", b"")
+        content = file.read()
+    return cut_documents(content.replace(b"\r", b""), path, tokenizer, report)
+
+
+def cut_documents(
+    content: bytes,
+    path: Path | str,
+    tokenizer: Tokenizer,
+    report: Callable[[float], None] = lambda share: None,
+) -> Documents:
+    """Do what read_documents does with a text that has been read, and has lost its CRs."""
     pages = tokenizer.make_pages(content)
     place = 0
     while place < len(content):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bert.compilation import CACHE_FOLDER, PACKAGE
-from bert.documents import read_documents
+from bert.documents import cut_documents, read_documents
 from bert.example_maker import create_examples
-from bert.examples import ExampleSettings
+from bert.examples import Examples, ExampleSettings
 from bert.shard_file import hash_content, order_examples, read_description, write_shard
 from bert.tokenization import Tokenizer
 from bert.vocabulary import Vocabulary
@@ -74,18 +73,25 @@ class ShardMaker:
         kept = find_shard(shard, origin)
         if kept is not None:
             return kept
+        try:
+            index, records = order_examples(self._make_examples(text, report))
+            return write_shard(shard, index, records, origin)
+        except MemoryError:
+            raise InputError(
+                f"{text}: its {origin['text']['bytes']:,} bytes are too many for the memory of "
+                "this machine: give fewer --workers, or divide it at a blank line"
+            ) from None
+
+    def _make_examples(self, text: Path, report: Callable[[float], None]) -> Examples:
         documents = read_documents(
             text, self.tokenizer, lambda share: report(share * READING_SHARE)
         )
-        examples = create_examples(
+        return create_examples(
             documents,
             self.vocabulary,
             self.settings,
             lambda share: report(READING_SHARE + share * (1 - READING_SHARE)),
         )
-        del documents
-        index, records = order_examples(examples)
-        return write_shard(shard, index, records, origin)
 
     def compile(self, report: Callable[[str], None]) -> None:
         """Compile every loop, or load what is compiled, by making the examples of one word.
@@ -93,11 +99,8 @@ class ShardMaker:
         report gets a sentence where something was compiled, and where the machine code is kept
         elsewhere than beside the sources. Processes started after this find it there.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            text = Path(folder) / "text"
-            text.write_text("a\n")
-            settings = replace(self.settings, dupe_factor=1)
-            create_examples(read_documents(text, self.tokenizer), self.vocabulary, settings)
+        documents = cut_documents(b"a\n", "a word", self.tokenizer)
+        create_examples(documents, self.vocabulary, replace(self.settings, dupe_factor=1))
         seconds = time.monotonic() - self.start_seconds
         if not CACHE_FOLDER.is_relative_to(PACKAGE):
             report(f"compiled loops are kept in {CACHE_FOLDER}, not in {PACKAGE / '__pycache__'}")

@@ -77,6 +77,30 @@ def test_workers_take_one_part_after_another(tmp_path: Path) -> None:
     assert read_vocabulary(vocab).md5 == together.vocabulary_md5
 
 
+def test_a_text_too_large_for_the_memory_is_named(tmp_path: Path) -> None:
+    """In a process that may not have more than a little: one sentence, no shard."""
+    (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))
+    (tmp_path / "text").write_bytes(b"a b a b\n" * 8_000_000)
+    code = (
+        "import resource, sys; from bert.prepare_data import main; "
+        "from harness.commands import run_command; import bert.shard_maker; "
+        "now = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize(); "
+        "resource.setrlimit(resource.RLIMIT_AS, (now + 400_000_000, now + 400_000_000)); "
+        "run_command(main)"
+    )
+    arguments = ["create", "--vocab", tmp_path / "vocab.txt", "--output", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments), str(tmp_path / "text")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "text: its 64,000,000 bytes are too many for the memory" in done.stderr
+    assert not list((tmp_path / "out").glob("*.shard"))
+
+
 def test_read_only_sources_say_where_the_loops_are_kept(tmp_path: Path) -> None:
     """As in a container: the loops are compiled into the temporary folder, once."""
     for package in ("bert", "harness"):
