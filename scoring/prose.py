@@ -24,6 +24,9 @@ def _write_lines(score: Score) -> Iterator[str]:
     if score.profile.demonstration:
         frame = "#" * (len(DEMONSTRATION) + 4)
         yield from (frame, f"# {DEMONSTRATION} #", frame, "")
+    profile = score.profile
+    yield f"judged by ruleset {score.ruleset} and profile {profile.name}: {profile.title}"
+    yield ""
     for benchmark in BENCHMARKS:
         verdict = score.verdicts.get(benchmark)
         if verdict:

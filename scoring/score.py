@@ -66,6 +66,7 @@ class Score:
             "schema": SCHEMA,
             "ruleset": self.ruleset,
             "profile": self.profile.name,
+            "profile_title": self.profile.title,
             "demonstration": self.profile.demonstration,
             "valid": self.valid,
             "score": self.compute(normalized=False),

@@ -19,7 +19,8 @@ def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
 def add_rule_arguments(parser: argparse.ArgumentParser, profile: str, window: bool = True) -> None:
     """Add the ruleset, the profile and, if asked, the choice among more runs than needed."""
     parser.add_argument("--ruleset", default="4.0.0", help="of mlperf-logging (4.0.0)")
-    parser.add_argument("--rfp", default=profile, metavar="NAME", help=", ".join(list_profiles()))
+    names = f"{', '.join(list_profiles())}, or a TOML file"
+    parser.add_argument("--rfp", default=profile, metavar="NAME", help=names)
     if window:
         text = "choose among more runs than needed"
         parser.add_argument("--window", action="store_true", help=text)

@@ -9,6 +9,7 @@ from pathlib import Path
 from scoring.commands.arguments import add_judging_arguments, judge
 from scoring.exits import NOT_VALID, VALID
 from scoring.files import write_atomically
+from scoring.findings import make_printable
 from scoring.score import Score
 
 HELP = "write a page with all figures"
@@ -34,4 +35,4 @@ def write_report(score: Score, output: Path) -> None:
 
     with write_atomically(output) as file:
         file.write(write_page(score).encode())
-    print(f"wrote {output}", file=sys.stderr)
+    print(make_printable(f"wrote {output}"), file=sys.stderr)

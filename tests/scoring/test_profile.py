@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scoring.profile import FOLDER, ProfileError, list_profiles, load_profile
+from scoring.prose import write_prose
 from scoring.report.page import write_page
 from scoring.score import score_folder
 from tests.scoring.conftest import make_lines
@@ -117,6 +118,8 @@ def test_a_sister_request_is_a_second_file(campaign, tmp_path):
     latencies = [document["benchmarks"][name]["latency_minutes"] for name in ("resnet", "bert")]
     assert document["score"] == pytest.approx(2 / latencies[0] + 3.5 / latencies[1], rel=1e-12)
     assert "score = 2/R + 3.5/B" in write_page(score)
+    for text in (write_page(score), write_prose(score), document["profile_title"]):
+        assert "Sister request: one GPU node" in text
     four_nodes = score_folder(folder, "4.0.0", load_profile("lp2bm"), False)
     rules = {finding.rule for finding in four_nodes.findings if finding.severity == "error"}
     assert rules == {"node-count", "run-count"}
