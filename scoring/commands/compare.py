@@ -10,6 +10,7 @@ from pathlib import Path
 from scoring.commands.arguments import add_rule_arguments, get_profile
 from scoring.exits import NOT_VALID, VALID
 from scoring.files import write_atomically
+from scoring.findings import make_printable
 from scoring.profile import DEFAULT
 
 HELP = "hold two results against each other"
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
         with write_atomically(options.output) as file:
             file.write(write_comparison_page(comparison).encode())
-        print(f"wrote {options.output}", file=sys.stderr)
+        print(make_printable(f"wrote {options.output}"), file=sys.stderr)
     if options.json:
         print(json.dumps(comparison.describe(), indent=1, allow_nan=False))
     else:
