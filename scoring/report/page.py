@@ -73,7 +73,8 @@ def _summarize(score: Score) -> str:
     words = ", ".join(
         f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items()
     )
-    text = f"Judged by ruleset {score.ruleset}, profile {score.profile.name} ({score.profile.title}): {words}."
+    profile = f"profile {score.profile.name} ({score.profile.title})"
+    text = f"Judged by ruleset {score.ruleset}, {profile}: {words}."
     errors = [finding for finding in score.findings if finding.severity == "error"]
     if errors:
         text += f" First error: {errors[0].rule}: {errors[0].message}."
