@@ -41,8 +41,8 @@ class StepModel:
 class Probe:
     """What a trainer's probe measured: one rank's step on synthetic data.
 
-    batch: samples of one step, accumulation included; passes: forward and backward passes in it.
-    spread: half of p10 to p90 over the median, the unsteadiness of one step.
+    batch: samples of one step, accumulation included; steps: how many were timed; seconds: their
+    median; spread: half of p10 to p90 over the median, the unsteadiness of one step.
     """
 
     file: str
@@ -50,36 +50,40 @@ class Probe:
     config: str
     device: str
     batch: int
+    steps: int
     seconds: float
     spread: float
 
 
-def read_probe(path: Path, benchmark: str) -> Probe:
+def read_probe(path: Path, benchmark: str | None = None) -> Probe:
     """Read the --json document of `python -m resnet.train probe` or `python -m bert.train probe`.
 
-    Raises InputError naming file and key for anything else, and OSError where it cannot be read.
+    benchmark: the one it must be of, None for either. Raises InputError naming file and key for
+    anything else, and OSError where it cannot be read.
     """
     document = _read_json(path)
     found = document.get("benchmark")
-    if found != benchmark:
-        raise InputError(f"{path}: 'benchmark' is {found!r}, must be '{benchmark}': another probe?")
+    if found not in ([benchmark] if benchmark else ["resnet", "bert"]):
+        wanted = f"'{benchmark}'" if benchmark else "'resnet' or 'bert'"
+        raise InputError(f"{path}: 'benchmark' is {found!r}, must be {wanted}: another document?")
     step = document.get("step_seconds")
     if not isinstance(step, dict):
         raise InputError(f"{path}: 'step_seconds' is missing: give a probe's --json document")
     median, low, high = (
         _take_number(step, key, f"{path}: step_seconds") for key in ("median", "p10", "p90")
     )
-    batch = _take_number(document, "samples_per_step", str(path))
-    if batch != int(batch):
-        raise InputError(f"{path}: 'samples_per_step' must be a whole number, is {batch}")
+    batch, steps = (_take_number(document, key, str(path)) for key in ("samples_per_step", "steps"))
+    if batch != int(batch) or steps != int(steps):
+        raise InputError(f"{path}: 'samples_per_step' and 'steps' must be whole numbers")
     if not low <= median <= high:
         raise InputError(f"{path}: step_seconds must grow from p10 over median to p90")
     return Probe(
         file=str(path),
-        benchmark=benchmark,
+        benchmark=str(found),
         config=str(document.get("config", "")),
         device=str(document.get("device", "")),
         batch=int(batch),
+        steps=int(steps),
         seconds=median,
         spread=(high - low) / 2 / median,
     )
