@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 from scoring.audit import (
     blocks,
     clock,
@@ -16,6 +19,7 @@ from scoring.audit import (
 from scoring.findings import Finding
 from scoring.submission import Result
 
+FINDINGS_LIMIT = 20
 CHECKS = (
     files.check_problems,
     files.check_markers_there,
@@ -59,4 +63,23 @@ CHECKS = (
 
 def audit_result(result: Result) -> list[Finding]:
     """Run every check on one benchmark's runs."""
-    return [finding for check in CHECKS for finding in check(result)]
+    return limit_findings([finding for check in CHECKS for finding in check(result)])
+
+
+def limit_findings(findings: list[Finding]) -> list[Finding]:
+    """Keep the first FINDINGS_LIMIT findings of a rule on a file; the last says how many more.
+
+    A log of one fault a hundred thousand times over must not drown the rest.
+    """
+    counts = Counter((finding.rule, finding.file) for finding in findings)
+    shown: Counter[tuple[str, str | None]] = Counter()
+    kept = []
+    for finding in findings:
+        place = (finding.rule, finding.file)
+        shown[place] += 1
+        more = counts[place] - FINDINGS_LIMIT
+        if shown[place] == FINDINGS_LIMIT and more > 0:
+            finding = replace(finding, message=f"{finding.message} (and {more} more like it)")
+        if shown[place] <= FINDINGS_LIMIT:
+            kept.append(finding)
+    return kept

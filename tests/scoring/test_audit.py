@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scoring.audit import audit_result
+from scoring.audit import FINDINGS_LIMIT, audit_result
 from scoring.findings import SEVERITIES
 from scoring.profile import load_profile
 from scoring.submission import read_submission
@@ -133,6 +133,15 @@ def test_prefixed_and_interleaved_lines_are_read(campaign, tmp_path):
         line = b' 12: junk :::MLLOG {"broken" [3] :::MLLOG '
         run[10] = line + b":::MLLOG ".join(encode(run[10]).split(b":::MLLOG ")[1:])
     assert audit(campaign, tmp_path) == []
+
+
+def test_one_fault_many_times_over_is_told_a_few_times(campaign, tmp_path):
+    run = campaign.runs["resnet"][1]
+    run.insert_after("run_start", *[run.make("run_start") for _ in range(5000)])
+    found = [f for f in audit(campaign, tmp_path) if f.rule == "marker-twice"]
+    assert len(found) == FINDINGS_LIMIT
+    assert found[-1].message.endswith("(and 4980 more like it)")
+    assert "more like it" not in found[-2].message
 
 
 def encode(line):
