@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
             file.write(write_page(system, forecasts))
         print(f"wrote {options.report}", file=sys.stderr)
     if options.json:
-        print(json.dumps(describe(system, forecasts), indent=1))
+        print(json.dumps(describe(system, forecasts), indent=1, allow_nan=False))
     else:
         print("\n".join(write_text(system, forecasts)))
     return GOOD
@@ -161,8 +161,15 @@ def predict_benchmark(system: System, benchmark: str, options: argparse.Namespac
         converges_at=getattr(options, f"{benchmark}_{point}"),
         runs_folder=options.runs_from,
     )
-    cores = options.cores or len(os.sched_getaffinity(0))
+    cores = options.cores or count_cores()
     return forecast(system, read_settings(system, benchmark), given, cores, options.seed)
+
+
+def count_cores() -> int:
+    """Cores this process may use; all of the machine where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _parse_validation(arguments: Sequence[str]) -> argparse.Namespace:

@@ -36,7 +36,7 @@ def assume(
     """Put together what the time rests on. Raises InputError for probes that cannot be used."""
     job = settings.job
     benchmark = job.benchmark
-    _check_devices(system, given)
+    _check_devices(system, given, notes)
     batch, seconds, overhead = _place_step(settings, given, system.nodes.device == "cpu", notes)
     factor = 1.0
     one_machine = system.nodes.one_machine
@@ -107,14 +107,21 @@ def _place_step(
     return batch, batch / given.rate, unknown
 
 
-def _check_devices(system: System, given: Inputs) -> None:
-    """Refuse probes of two devices, or of a CPU for a system of GPUs."""
+def _check_devices(system: System, given: Inputs, notes: list[str]) -> None:
+    """Refuse probes of two devices, or of a CPU for a system of GPUs; note other threads."""
     devices = {probe.device: probe.file for probe in given.probes}
     if len(devices) > 1:
         words = " and ".join(f"{file} on '{device}'" for device, file in devices.items())
         raise InputError(f"measured {words}: give two probes of one device")
     for device, file in devices.items():
-        if device.startswith("cpu") and system.nodes.device == "cuda":
+        threads = system.nodes.threads_per_rank
+        if system.nodes.device == "cpu" and device.startswith("cpu, "):
+            if device != f"cpu, {threads} thread(s)":
+                notes.append(
+                    f"{file} was measured with '{device}', while a rank has {threads}: probe with "
+                    f"OMP_NUM_THREADS={threads}"
+                )
+        elif device.startswith("cpu") and system.nodes.device == "cuda":
             raise InputError(
                 f"{file} was measured on '{device}', but {system.name} has GPUs: run the probe "
                 "on one of them"

@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.commands import InputError
 from harness.prediction_configuration import Settings
 from harness.prediction_convergence import (
+    RESNET_LARGEST_SMALL_BATCH,
     Convergence,
     find_bert_convergence,
     find_resnet_convergence,
@@ -23,6 +24,8 @@ from harness.systems import System
 
 UNITS = {"resnet": "images", "bert": "sequences"}
 POINTS = {"resnet": "epochs", "bert": "samples"}
+# Last evaluation of published ResNet schedules at small global batches.
+RESNET_LAST_EPOCH = 39
 LETTERS = {"resnet": "R", "bert": "B"}
 
 
@@ -67,6 +70,12 @@ def choose_convergence(
         return spread_over_schedule(job.grid), None
     if benchmark == "resnet":
         convergence, reference = find_resnet_convergence(batch)
+        if job.grid.points[-1] > RESNET_LAST_EPOCH and batch <= RESNET_LARGEST_SMALL_BATCH:
+            notes.append(
+                f"{settings.file}: the schedule goes on to epoch {job.grid.points[-1]:g}, while "
+                "those of published runs at such batches end at 35 to 39: a longer one converges "
+                "later than predicted here"
+            )
     else:
         convergence, reference = find_bert_convergence(batch, settings.learning_rate)
         theirs = convergence.reference_learning_rate

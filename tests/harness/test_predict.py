@@ -154,6 +154,18 @@ def test_a_rate_above_all_published_ones_and_an_unknown_gpu_are_noted(capsys, tm
     assert "no published result of this benchmark on 'Frobnicator 9'" in notes
 
 
+def test_a_longer_schedule_than_published_is_noted(capsys, tmp_path: Path):
+    text = (ROOT / "resnet/configs/4x8.toml").read_text(encoding="utf-8")
+    config = tmp_path / "resnet.toml"
+    config.write_text(text.replace("decay_epochs = 37", "decay_epochs = 45"), encoding="utf-8")
+    system = SYSTEM.read_text(encoding="utf-8").replace("resnet/configs/4x8.toml", str(config))
+    (tmp_path / f"{H200}.toml").write_text(system, encoding="utf-8")
+    found = predict_json(
+        capsys, "--system", str(tmp_path / f"{H200}.toml"), "--images-per-second", "7500"
+    )
+    assert "goes on to epoch 47" in " ".join(found["benchmarks"]["resnet"]["notes"])
+
+
 @pytest.fixture
 def demo(tmp_path: Path) -> Path:
     """The demonstration's system file with data that consists of the counts in its manifests."""
@@ -196,6 +208,22 @@ def write_log(path: Path, minutes: float, point: float) -> None:
         for k, v, t, m in events
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def test_a_probe_with_other_threads_than_a_rank_is_noted(demo: Path, capsys, tmp_path: Path):
+    for threads, noted in ((1, False), (2, True)):
+        (tmp_path / str(threads)).mkdir()
+        device = f"cpu, {threads} thread(s)"
+        files = write_probes(tmp_path / str(threads), (16, 0.03), device=device)
+        found = predict_json(capsys, "--system", str(demo), "--resnet-probe", *files)
+        notes = " ".join(found["benchmarks"]["resnet"]["notes"])
+        assert ("probe with OMP_NUM_THREADS=1" in notes) is noted
+
+
+def test_one_probe_on_a_cpu_must_be_of_the_configured_batch(demo: Path, tmp_path: Path):
+    files = write_probes(tmp_path, (32, 0.03), device="cpu, 1 thread(s)")
+    with pytest.raises(InputError, match="measured 32 images a step"):
+        predict.main(["--system", str(demo), "--resnet-probe", *files])
 
 
 def test_a_demonstration_without_data_names_the_command_that_makes_it(demo: Path):
