@@ -29,16 +29,6 @@ from bert.model_config import ModelConfig, read_bert_config
 from harness.commands import GOOD, InputError, Parser, run_command
 
 
-def read_tensorflow_state(prefix: Path | str, config: ModelConfig) -> dict[str, Tensor]:
-    """Read the trained variables of a TensorFlow checkpoint under our names, fp32, in our shapes.
-
-    Raises InputError naming each that is missing, unknown, mis-shaped or not fp32, and the first
-    that is not finite or damaged.
-    """
-    weights = open_tensorflow_weights(prefix, config)
-    return {name: weights.read(name) for name in weights}
-
-
 def read_checkpoint(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     """Read a checkpoint of any form that open_weights knows, for a model of this size.
 

@@ -18,7 +18,6 @@ from bert.checkpoint import (
     load_model,
     main,
     read_checkpoint,
-    read_tensorflow_state,
     write_state,
 )
 from bert.checkpoint_evaluation import FEATURES, drop_padding, evaluate_examples, read_examples
@@ -201,7 +200,7 @@ def test_all_of_bert_larges_variables_in_small(tmp_path: Path) -> None:
         variables = make_variables(config, slots)
         assert len(variables) == 3 * 398 + 3
         prefix = Bundle(tmp_path).write(variables)
-        state = read_tensorflow_state(prefix, config)
+        state = read_checkpoint(prefix, config)
         assert list(state) == list(list_shapes(config)) and len(state) == 398
         for name, tensor in state.items():
             source, transposed = name_in_tensorflow(name)
@@ -218,7 +217,7 @@ def test_all_of_bert_larges_variables_in_small(tmp_path: Path) -> None:
 
 def test_the_checkpoint_to_measure_with_is_a_checkpoint(tmp_path: Path) -> None:
     prefix = write_full_size(tmp_path, TINY)
-    state = read_tensorflow_state(prefix, read_bert_config(tmp_path / "bert_config.json"))
+    state = read_checkpoint(prefix, read_bert_config(tmp_path / "bert_config.json"))
     numbers = sum(tensor.numel() for tensor in state.values())
     data = prefix.with_name(f"{prefix.name}.data-00000-of-00001")
     assert data.stat().st_size == 12 * numbers + 16  # as the real one's, of 336,226,108 numbers
