@@ -40,8 +40,9 @@ def run(options: argparse.Namespace) -> int:
     from scoring.package.verification import verify_package
     from scoring.package.verification_prose import write_verification
 
-    # A kill must not leave the unpacked package behind either.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Neither a kill nor a closed terminal may leave the unpacked package behind.
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
     profile = get_profile(options)
     check_ruleset(options.ruleset, list(BENCHMARKS))
     rebuilt = read_rebuilt_manifest(options.image_manifest) if options.image_manifest else None

@@ -41,11 +41,18 @@ def list_calls(path: str) -> list[list[object]] | str:
     return calls
 
 
+def lower_limit(kind: int, limit: int) -> None:
+    """Lower a limit of this process; one that is lower already stays, for none may be raised."""
+    hard = resource.getrlimit(kind)[1]
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(kind, (limit, limit))
+
+
 def main() -> None:
     """Answer for all files."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT_BYTES, MEMORY_LIMIT_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_LIMIT_SECONDS, PROCESSOR_LIMIT_SECONDS))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    lower_limit(resource.RLIMIT_AS, MEMORY_LIMIT_BYTES)
+    lower_limit(resource.RLIMIT_CPU, PROCESSOR_LIMIT_SECONDS)
+    lower_limit(resource.RLIMIT_CORE, 0)
     json.dump({path: list_calls(path) for path in sys.argv[1:]}, sys.stdout)
 
 

@@ -50,7 +50,9 @@ def check_score(material: Material) -> Check:
         if benchmark not in score.verdicts:
             message = f"no logs of {benchmark}: a score needs both benchmarks"
             findings.append(Finding("benchmark-missing", message, benchmark))
-    words = _summarize(score)
+    manifest = material.manifest.value
+    chosen = ", of the runs chosen among more than needed" if manifest and manifest.window else ""
+    words = f"{_summarize(score)}{chosen}"
     check = conclude("score", findings, f"derived from the logs alone: {words}")
     if check.result != FAILED and not score.valid:
         errors = [finding for finding in score.findings if finding.severity == ERROR]

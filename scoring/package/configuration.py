@@ -123,7 +123,8 @@ def _compare(run: Run, key: str, wanted: Any, place: str) -> Iterator[Finding]:
         return
     events = run.get_events(key)
     if not events and run.start:
-        yield run.remark("configuration-differs", f"{key} is not logged; {place} is {wanted}")
+        message = f"{key} is not logged; {place} is {quote(wanted)}"
+        yield run.remark("configuration-differs", message)
     for event in events:
         if not _is_same(event.value, wanted):
             message = f"{key} is {quote(event.value)}, in the delivered configuration "

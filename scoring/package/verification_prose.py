@@ -12,6 +12,7 @@ from scoring.prose import DEMONSTRATION, LETTERS, format_minutes, format_score, 
 
 FINDINGS_SHOWN = 15
 STEP_LIMIT = 150
+NAME_LIMIT = 100
 
 
 def write_verification(verification: Verification) -> str:
@@ -26,7 +27,8 @@ def _write_lines(verification: Verification) -> Iterator[str]:
         yield from (frame, f"# {DEMONSTRATION} #", frame, "")
     state = "VALID" if verification.valid else "NOT VALID"
     judged = f"profile {material.profile.name}, ruleset {material.ruleset}"
-    yield f"{state}: {verification.submitter}, system {material.system}, judged by {judged}"
+    submitter = verification.submitter[:NAME_LIMIT]
+    yield f"{state}: {submitter}, system {material.system}, judged by {judged}"
     yield ""
     yield from _write_figures(verification)
     yield "steps:"

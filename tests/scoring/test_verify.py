@@ -9,7 +9,8 @@ import tempfile
 
 import pytest
 
-from scoring.package import verification
+from scoring.package import call_sites, verification
+from scoring.package.call_site_process import list_calls
 from scoring.package.configuration import SETTINGS, check_configurations
 from scoring.package.examination import Part
 from scoring.package.reading import open_package
@@ -128,6 +129,16 @@ def _remember_scores(monkeypatch):
         return SCORES[key]
 
     monkeypatch.setattr(verification, "score_folder", score)
+
+
+@pytest.fixture(autouse=True)
+def _parse_here(monkeypatch, request):
+    """Parse honest source files without the process that guards against hostile ones."""
+    if "hostile" in request.node.name or "honest" in request.node.name:
+        return
+    monkeypatch.setattr(
+        call_sites, "_list_calls", lambda paths: {path: list_calls(path) for path in paths}
+    )
 
 
 def verify(package, profile="lp2bm", rebuilt=None):
