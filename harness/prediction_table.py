@@ -21,6 +21,7 @@ from harness.prediction_validation import (
     group_comparisons,
     list_anchors,
     summarize,
+    vary_anchors,
 )
 
 BEGIN = "<!-- begin: python -m harness.predict validate -->"
@@ -91,7 +92,17 @@ def list_platforms() -> list[str]:
 
 def write_markdown(groups: dict[str, list[Comparison]]) -> str:
     """The generated part of docs/prediction.md."""
-    return "\n".join([*_write_statistics(groups), "", *_write_fits(), "", *_write_rows(groups)])
+    return "\n".join(
+        [
+            *_write_statistics(groups),
+            "",
+            *_write_fits(),
+            "",
+            *_write_variations(),
+            "",
+            *_write_rows(groups),
+        ]
+    )
 
 
 def _write_statistics(groups: dict[str, list[Comparison]]) -> Iterator[str]:
@@ -124,6 +135,18 @@ def _write_fits() -> Iterator[str]:
             f"{1e3 * step.per_step_seconds:.2f} ms | "
             f"{step.per_step_seconds / step.per_sample_seconds:.0f} |"
         )
+
+
+def _write_variations() -> Iterator[str]:
+    yield "| platform | pairs of anchors | mean error, median (worst) | bias, median (worst) |"
+    yield "|---|---|---|---|"
+    for name in list_platforms():
+        found = vary_anchors(name)
+        if found is not None:
+            yield (
+                f"| {name} | {found.pairs} | {_percent(found.mean)} ({_percent(found.worst_mean)}) "
+                f"| {found.bias:+.1%} ({found.worst_bias:+.1%}) |"
+            )
 
 
 def _write_rows(groups: dict[str, list[Comparison]]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -51,6 +52,8 @@ SCALED_BY = {
     "ResNet H100 v3.0 plain": "ResNet H100 v3.0",
 }
 CAMPAIGNS = 2000
+# Rows whose batches differ less say too little of the line between them.
+LEAST_BATCH_RATIO = 1.5
 
 
 @dataclass(frozen=True)
@@ -161,15 +164,7 @@ def fit_platform(platform: str) -> StepModel:
     """The step of a platform: a line through its two anchors, or another's through its one."""
     anchors = list_anchors(platform)
     if len(anchors) == 2:
-        first, second = anchors
-        step = fit_step((0.5, 0.5e-3), (1.5, 1.5e-3))
-        # The evaluation's rate hangs on the fit where the logs do not time it: a few rounds settle.
-        for _ in range(8):
-            step = fit_step(
-                (first.local_batch, _measure_step(first, step)),
-                (second.local_batch, _measure_step(second, step)),
-            )
-        return step
+        return fit_pair(anchors[0], anchors[1])
     shape = fit_platform(SHAPED_LIKE[platform])
     anchor = list_anchors(SCALED_BY.get(platform, platform))[0]
     reference = fit_platform(SHAPED_LIKE[anchor.platform])
@@ -179,6 +174,18 @@ def fit_platform(platform: str) -> StepModel:
             anchor.local_batch
         )
     return shape.scale(factor)
+
+
+def fit_pair(first: PublishedResult, second: PublishedResult) -> StepModel:
+    """The line through two published rows. Raises ValueError where they contradict each other."""
+    step = StepModel(1e-3, 0.0)
+    # The evaluation's rate hangs on the fit where the logs do not time it: a few rounds settle.
+    for _ in range(8):
+        step = fit_step(
+            (first.local_batch, _measure_step(first, step)),
+            (second.local_batch, _measure_step(second, step)),
+        )
+    return step
 
 
 def _measure_step(result: PublishedResult, step: StepModel) -> float:
@@ -198,11 +205,10 @@ def _measure_step(result: PublishedResult, step: StepModel) -> float:
 
 
 def compare_result(result: PublishedResult) -> Comparison:
-    """Predict a published result, with and without its own convergence."""
+    """Predict a published result, with and without its own convergence and evaluation."""
     job = make_job(result)
     machine = make_machine(result, fit_platform(result.platform))
     terms = compute_run_seconds(job, machine, result.converged_at)
-    evaluation = result.evaluation_seconds or terms.evaluation
     if result.benchmark == "resnet":
         convergence, _ = find_resnet_convergence(result.global_batch_size)
     else:
@@ -215,8 +221,16 @@ def compare_result(result: PublishedResult) -> Comparison:
     kept = np.sort(points, axis=1)[:, 1:-1]
     expected = float(np.nanmean(kept[~np.isnan(kept).any(axis=1)]))
     outright = compute_run_seconds(job, machine, expected).total / 60
-    training = (terms.total - terms.evaluation + evaluation) / 60
+    training = predict_training(result, machine.step)
     return Comparison(result, training, terms.total / 60, outright)
+
+
+def predict_training(result: PublishedResult, step: StepModel) -> float:
+    """Minutes of a published result, its convergence and logged evaluation given."""
+    job, machine = make_job(result), make_machine(result, step)
+    terms = compute_run_seconds(job, machine, result.converged_at)
+    evaluation = result.evaluation_seconds or terms.evaluation
+    return (terms.total - terms.evaluation + evaluation) / 60
 
 
 def compare_all() -> list[Comparison]:
@@ -237,3 +251,42 @@ def group_comparisons(comparisons: list[Comparison]) -> dict[str, list[Compariso
         key = "one node" if result.nodes == 1 else "several nodes"
         groups["shared ports" if result.shares_ports else key].append(comparison)
     return groups
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Errors of a platform's rows on several nodes when any other two of its rows are the anchors.
+
+    mean, bias: median and worst over the pairs of rows whose batches differ 1.5 times or more.
+    """
+
+    platform: str
+    pairs: int
+    mean: float
+    worst_mean: float
+    bias: float
+    worst_bias: float
+
+
+def vary_anchors(platform: str) -> Variation | None:
+    """Fit a platform to every pair of its rows in turn; None where fewer than two pairs fit."""
+    rows = [r for r in load_published_results() if r.platform == platform and not r.shares_ports]
+    found = []
+    for first, second in itertools.combinations(rows, 2):
+        batches = sorted((first.local_batch, second.local_batch))
+        untimed = first.evaluation_seconds == 0 or second.evaluation_seconds == 0
+        if batches[1] < LEAST_BATCH_RATIO * batches[0] or untimed:
+            continue
+        try:
+            step = fit_pair(first, second)
+        except ValueError:
+            continue
+        others = [row for row in rows if row.nodes > 1 and row not in (first, second)]
+        if others:
+            found.append(summarize(predict_training(r, step) / r.minutes - 1 for r in others))
+    if len(found) < 2:
+        return None
+    biases = [statistics.bias for statistics in found]
+    means = [statistics.mean for statistics in found]
+    worst = max(biases, key=abs)
+    return Variation(platform, len(found), median(means), max(means), median(biases), worst)

@@ -30,6 +30,7 @@ from harness.prediction_validation import (
     group_comparisons,
     list_anchors,
     summarize,
+    vary_anchors,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +66,12 @@ def test_a_fit_goes_through_its_anchors():
     for platform in ("BERT H200", "BERT H100", "ResNet H100 plain", "BERT A100"):
         for anchor in list_anchors(platform):
             assert abs(compare_result(anchor).training_error) < 0.035
+
+
+def test_other_anchors_do_about_as_well():
+    found = [vary_anchors(name) for name in ("BERT H100", "BERT H200", "BERT GB200")]
+    assert all(one is not None and one.pairs > 10 and one.mean < MEAN_LIMIT for one in found)
+    assert vary_anchors("BERT B200") is None
 
 
 def test_the_band_uses_the_deviation_that_was_found(groups):
