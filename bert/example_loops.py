@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bert.compilation import compiled, inlined
-from bert.twister import draw_from, draw_half, draw_unit, shuffle
+from bert.twister import POSITION, draw_from, draw_half, draw_unit, shuffle, take_unit
 
 OTHER_DOCUMENT_TRIES = 10
 MASK_PROBABILITY, KEEP_PROBABILITY = 0.8, 0.5
@@ -108,15 +108,22 @@ def mask_tokens(generator: Any, sequence: Any, masked: Any, candidates: Any, ori
     The originals and is_masked say afterwards what stood where.
     """
     mask, size = rules.mask, rules.vocabulary_size
+    place = np.int64(generator[POSITION])
     for i in range(masked):
         position = candidates[i]
         original = sequence[position]
         originals[position] = original
         is_masked[position] = 1
-        if draw_unit(generator) < MASK_PROBABILITY:
+        unit, place = take_unit(generator, place)
+        if unit < MASK_PROBABILITY:
             sequence[position] = mask
-        elif draw_unit(generator) >= KEEP_PROBABILITY:
-            sequence[position] = draw_from(generator, 0, size - 1)
+        else:
+            unit, place = take_unit(generator, place)
+            if unit >= KEEP_PROBABILITY:
+                generator[POSITION] = place
+                sequence[position] = draw_from(generator, 0, size - 1)
+                place = np.int64(generator[POSITION])
+    generator[POSITION] = place
 
 
 @inlined

@@ -23,9 +23,9 @@ from bert.twister import seed_generator, shuffle
 from bert.vocabulary import FIRST, MASK, SEPARATOR, Vocabulary
 
 SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
-# A call of the compiled loop takes some hundredths of a second; then the caller's progress is told.
+# A call of the compiled loop takes some thousandths of a second; then the caller's progress is told.
 # Room for more examples at a time would cost more memory, and time to fill it with zeros.
-EXAMPLES_PER_CALL = 2048
+EXAMPLES_PER_CALL = 512
 NUMBERS_PER_CALL = 1 << 22
 ZEROS = memoryview(bytes(1 << 18))
 

@@ -85,6 +85,24 @@ def draw_unit(generator: Any) -> Any:
 
 
 @inlined
+def take_unit(generator: Any, position: Any) -> Any:
+    """Draw as draw_unit, for loops that keep the generator's position in a register meanwhile.
+
+    Returns what is drawn and the next position, which the loop writes back at its end.
+    """
+    if position > WORDS - 2:
+        generator[POSITION] = position
+        unit = draw_unit(generator)
+        position = np.int64(generator[POSITION])
+    else:
+        high = np.int64(generator[WORDS + position]) >> 5
+        low = np.int64(generator[WORDS + position + 1]) >> 6
+        unit = (high * 67108864.0 + low) * (1.0 / 9007199254740992.0)
+        position += 2
+    return unit, position
+
+
+@inlined
 def draw_half(generator: Any) -> Any:
     """Draw whether `random() < 0.5`: the first bit decides it."""
     word = draw_word(generator)
@@ -92,12 +110,14 @@ def draw_half(generator: Any) -> Any:
     return word < 1 << 31
 
 
-@compiled
+@inlined
 def count_bits(number: Any) -> Any:
-    """Return int.bit_length() of a positive number."""
-    bits = 0
-    while number >> bits:
-        bits += 1
+    """Return int.bit_length() of a number from 1 to 2**32 - 1."""
+    bits = 1
+    for step in (16, 8, 4, 2, 1):
+        if number >> step:
+            number >>= step
+            bits += step
     return bits
 
 
@@ -117,8 +137,8 @@ def shuffle(generator: Any, items: Any) -> None:
     """Shuffle an array of at most 2**32 - 1 items in place, as `shuffle`."""
     i = items.size - 1
     position = np.int64(generator[POSITION])
+    bits = count_bits(i + 1) if i > 0 else 0
     while i > 0:
-        bits = count_bits(i + 1)
         shift = 32 - bits
         low = max(1, (1 << (bits - 1)) - 1)  # all i from here up take as many bits
         while i >= low:
@@ -133,4 +153,5 @@ def shuffle(generator: Any, items: Any) -> None:
             j = j if fits else i
             items[i], items[j] = items[j], items[i]
             i -= fits
+        bits -= 1
     generator[POSITION] = position

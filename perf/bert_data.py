@@ -41,7 +41,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SYLLABLES = [first + second for first in "bcdfglmnprst" for second in ("a", "e", "in", "o", "ur")]
 WORDS, WHOLE_WORDS = 60_000, 25_000
 WORDS_A_SENTENCE, SENTENCES_A_DOCUMENT = 20, 20
-BYTES_A_WORD = 6
+BYTES_A_WORD = 10
 PEER_NAME = "the oracle in Python"
 
 
