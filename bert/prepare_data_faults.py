@@ -13,14 +13,36 @@ from bert.shard_file import BLOCK_EXAMPLES, Layout, count_numbers, read_examples
 def find_faults(
     layout: Layout, max_seq_length: int, max_predictions: int, vocabulary: int
 ) -> list[str]:
-    """Read the whole shard and say in a sentence each what is wrong with its examples."""
-    index = read_index(layout)
-    tokens, masked = index["tokens"].astype(np.int64), index["masked"].astype(np.int64)
-    lengths = count_numbers(index)
-    if not np.array_equal(index["start"].astype(np.int64), np.cumsum(lengths) - lengths):
-        return [f"{layout.path}: the index does not match the records"]
-    if lengths.sum() != layout.numbers:
+    """Read the whole shard and say in a sentence each what is wrong with its examples.
+
+    Of faults of one kind the first is named. Memory: some MB, however large the shard.
+    """
+    faults: dict[str, int] = {}
+    numbers = tokens = 0
+    for first in range(0, layout.examples, BLOCK_EXAMPLES):
+        index = read_index(layout, first, min(first + BLOCK_EXAMPLES, layout.examples))
+        lengths = count_numbers(index)
+        ends = numbers + np.cumsum(lengths)
+        if not np.array_equal(index["start"].astype(np.int64), ends - lengths):
+            return [f"{layout.path}: the index does not match the records"]
+        found = check_index(index, max_seq_length, max_predictions)
+        can_be_read = index["tokens"].all() and index["masked"].all() and ends[-1] <= layout.numbers
+        if can_be_read:
+            block = read_examples(layout, first, first + len(index))[1]
+            found |= check_content(block, index, vocabulary)
+        for sentence, example in found.items():
+            faults.setdefault(sentence, first + example)
+        numbers, tokens = int(ends[-1]), tokens + int(index["tokens"].sum(dtype=np.int64))
+    if (numbers, tokens) != (layout.numbers, layout.tokens):
         return [f"{layout.path}: the records are longer or shorter than the index says"]
+    return [f"{layout.path}: {fault} (example {example})" for fault, example in faults.items()]
+
+
+def check_index(
+    index: npt.NDArray[Any], max_seq_length: int, max_predictions: int
+) -> dict[str, int]:
+    """Return what is wrong with index entries: sentences, each with the first it is true of."""
+    tokens, masked = index["tokens"].astype(np.int64), index["masked"]
     checks = {
         f"a sequence is shorter than 5 or longer than {max_seq_length} tokens": (
             (tokens < 5) | (tokens > max_seq_length)
@@ -33,33 +55,17 @@ def find_faults(
         ),
         "a next-sentence label is neither 0 nor 1": index["next_sentence_label"] > 1,
     }
-    faults = [
-        f"{layout.path}: {sentence} (example {int(np.argmax(wrong))})"
-        for sentence, wrong in checks.items()
-        if wrong.any()
-    ]
-    if (tokens < 1).any() or (masked < 1).any():
-        return faults  # the contents cannot be told apart
-    for first in range(0, len(index), BLOCK_EXAMPLES):
-        last = min(first + BLOCK_EXAMPLES, len(index))
-        block = read_examples(layout, first, last)[1]
-        fault = find_content_fault(block, tokens[first:last], masked[first:last], vocabulary)
-        if fault:
-            sentence, example = fault
-            return [*faults, f"{layout.path}: {sentence} (example {first + example})"]
-    return faults
+    return {sentence: int(np.argmax(wrong)) for sentence, wrong in checks.items() if wrong.any()}
 
 
-def find_content_fault(
-    records: npt.NDArray[Any],
-    tokens: npt.NDArray[np.int64],
-    masked: npt.NDArray[np.int64],
-    vocabulary: int,
-) -> tuple[str, int] | None:
-    """Return what is wrong with records that lie one after the other, and with which; or None.
+def check_content(
+    records: npt.NDArray[Any], index: npt.NDArray[Any], vocabulary: int
+) -> dict[str, int]:
+    """Return what is wrong with records that lie one after the other, as check_index does.
 
-    records: flat; tokens, masked: (B,), at least 1 each.
+    records: flat; index: (B,) their entries, each with at least one token and one masked.
     """
+    tokens, masked = index["tokens"].astype(np.int64), index["masked"].astype(np.int64)
     lengths = tokens + 2 * masked
     ids = np.cumsum(lengths) - lengths
     positions, truth = ids + tokens, ids + tokens + masked
@@ -69,13 +75,9 @@ def find_content_fault(
     # How often a number is not above the one before it, counted up to each number.
     falls = np.cumsum(np.concatenate(([False], records[1:] <= records[:-1])), dtype=np.int64)
     unsorted = falls[truth - 1] != falls[positions]
-    for sentence, wrong in (
-        (
-            "a token is not in the vocabulary",
-            np.maximum(highest_ids, highest_truth) >= vocabulary,
-        ),
-        ("wrong masked positions", (highest_position >= tokens) | unsorted),
-    ):
-        if wrong.any():
-            return sentence, int(np.argmax(wrong))
-    return None
+    unknown = np.maximum(highest_ids, highest_truth) >= vocabulary
+    checks = {
+        "a token is not in the vocabulary": unknown,
+        "wrong masked positions": (highest_position >= tokens) | unsorted,
+    }
+    return {sentence: int(np.argmax(wrong)) for sentence, wrong in checks.items() if wrong.any()}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bert.manifest import Manifest
+from bert.manifest import MANIFEST_NAME, Manifest
 from bert.published_data import PublishedLength
 from bert.shard_file import find_layout, read_description, read_index
 from harness.commands import InputError
@@ -33,6 +33,11 @@ def count_lengths(manifest: Manifest) -> tuple[npt.NDArray[np.int64], int]:
     for shard in manifest.shards:
         path = manifest.folder / shard.name
         layout = find_layout(path, *read_description(path))
+        if (layout.examples, layout.tokens) != (shard.examples, shard.tokens):
+            raise InputError(
+                f"{path} is not the shard that {MANIFEST_NAME} names: delete it and run the same "
+                "create again"
+            )
         for first in range(0, layout.examples, READ_EXAMPLES):
             index = read_index(layout, first, min(first + READ_EXAMPLES, layout.examples))
             if index["tokens"].max() > manifest.max_seq_length:

@@ -94,7 +94,8 @@ def clear_leftovers(plan: Plan) -> None:
     for path in sorted([*plan.folder.glob("*.shard"), *plan.folder.glob(f"{RUNS_FOLDER}/*.shard")]):
         if path not in wanted:
             raise InputError(f"{path} is of other data: name an empty folder for the output")
-    for leftover in (".*.part", f"{RUNS_FOLDER}/.*.part"):
+    leftovers = (".*.shard.*.part", f".{MANIFEST_NAME}.*.part", f"{RUNS_FOLDER}/.*.shard.*.part")
+    for leftover in leftovers:
         for path in plan.folder.glob(leftover):
             path.unlink()
 

@@ -17,7 +17,7 @@ RUN_BYTES = 1 << 28
 GROUP_BYTES = 1 << 28
 LARGEST_SHARD_BYTES = 1 << 29
 RUNS_FOLDER = ".runs"
-SPARE_BYTES = 1 << 24  # descriptions, gaps between sections
+SPARE_BYTES = 1 << 14  # of each file, for its description and the gaps between its sections
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def plan_shards(source: Manifest, folder: Path, shards: int) -> list[Stretch]:
 def check_disk(plan: Plan, runs: Sequence[Shard | None], shards: Sequence[Shard | None]) -> None:
     """Raise InputError unless what is still to be written fits onto the disk."""
     pairs = [*zip(plan.runs, runs, strict=True), *zip(plan.shards, shards, strict=True)]
-    needed = SPARE_BYTES + sum(stretch.bytes for stretch, entry in pairs if entry is None)
+    needed = sum(stretch.bytes + SPARE_BYTES for stretch, entry in pairs if entry is None)
     free = shutil.disk_usage(plan.folder).free
     if free < needed:
         raise InputError(

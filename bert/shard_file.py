@@ -184,13 +184,17 @@ def check_description(description: Any) -> None:
 
 
 class Layout(NamedTuple):
-    """Where the sections of a shard lie, in bytes; item: the type of a number of the records."""
+    """Where the sections of a shard lie, in bytes.
+
+    numbers: how many the records are; tokens: how many of these are input ids; item: their type.
+    """
 
     path: Path
     examples: int
     index_start: int
     records_start: int
     numbers: int
+    tokens: int
     item: np.dtype[Any]
 
 
@@ -199,7 +203,8 @@ def find_layout(path: Path, description: dict[str, Any], start: int) -> Layout:
     item = np.dtype(description["records"]["number"])
     numbers = description["records"]["bytes"] // item.itemsize
     records_start = start + align(description["index"]["bytes"])
-    return Layout(path, description["examples"], start, records_start, numbers, item)
+    examples, tokens = description["examples"], description["tokens"]
+    return Layout(path, examples, start, records_start, numbers, tokens, item)
 
 
 def count_numbers(index: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

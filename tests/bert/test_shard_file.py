@@ -89,6 +89,21 @@ def test_stretches_are_read_alone(tmp_path: Path) -> None:
         read_examples(file.layout, 2, 3)
 
 
+def test_faults_are_found_in_later_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.shard"
+    make_shard(path)
+    layout = ShardFile(path).layout
+    monkeypatch.setattr("bert.prepare_data_faults.BLOCK_EXAMPLES", 1)
+    assert find_faults(layout, 8, 2, 13) == []
+    assert "longer than 7 tokens (example 2)" in find_faults(layout, 7, 2, 13)[0]
+    assert "not in the vocabulary (example 1)" in find_faults(layout, 8, 2, 11)[0]
+    content = bytearray(path.read_bytes())
+    content[ALIGNMENT_BYTES + 2 * 16 + 8] += 2  # two tokens more, and a masked one less: as long
+    content[ALIGNMENT_BYTES + 2 * 16 + 12] -= 1
+    path.write_bytes(content)
+    assert "longer or shorter than the index says" in find_faults(layout, 12, 2, 13)[0]
+
+
 @pytest.mark.parametrize("start", [1, 9, 1 << 40, (1 << 64) - 8])
 def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path, start: int) -> None:
     path = tmp_path / "a.shard"

@@ -48,7 +48,7 @@ from tests.fuzz.loop import Damaged, Execute, run_fuzzer
 
 SETTINGS = ExampleSettings(max_seq_length=40, max_predictions_per_seq=6)
 VOCABULARY = 50
-SHARDS, EXAMPLES = 3, 4
+SHARDS, EXAMPLES = 2, 3
 LONGEST_SENTENCE = 1200
 MEMORY_FOLDER = Path("/dev/shm")
 NUMBERS = (0, 1, 2, 3, 39, 40, 41, 255, 65_535, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1)
