@@ -15,17 +15,20 @@ from scoring.exits import InputError
 from scoring.findings import Finding, quote
 from scoring.log import LineError, parse_json, read_bounded
 from scoring.package.examination import Check, Material, conclude, parse_object, read_part, skip
-from scoring.package.layout import IMAGE_MANIFEST_FILE, MANIFEST_FILE, Manifest
+from scoring.package.layout import (
+    IMAGE_MANIFEST_FILE,
+    IMAGE_MANIFEST_LIMIT_BYTES,
+    MANIFEST_FILE,
+    Manifest,
+)
 from scoring.run import Run
-
-REBUILT_LIMIT_BYTES = 1 << 20
 
 
 def read_rebuilt_manifest(path: Path) -> dict[str, Any]:
     """Read the manifest of a rebuilt image. Raises InputError where it is no JSON object."""
     place = path.absolute()
     try:
-        value = parse_json(read_bounded(place, place.resolve().parent, REBUILT_LIMIT_BYTES))
+        value = parse_json(read_bounded(place, place.resolve().parent, IMAGE_MANIFEST_LIMIT_BYTES))
     except LineError as error:
         raise InputError(f"--image-manifest {path}: {error}") from None
     if not isinstance(value, dict):

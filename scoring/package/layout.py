@@ -26,6 +26,8 @@ REPORT_FILE = "report.html"
 CAMPAIGN_FILE = "campaign/campaign.json"
 OUTPUT_FOLDER = "campaign/output"
 IMAGE_MANIFEST_FILE = "image/manifest.json"
+# One of an image with 600 packages and 900 files of the kit has some 0.1 MB.
+IMAGE_MANIFEST_LIMIT_BYTES = 1 << 20
 
 PATH_LIMIT = 240
 # A name as git, tar, zip and any file system take it: no blank, no leading dot or dash.

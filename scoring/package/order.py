@@ -13,12 +13,12 @@ from scoring.log import LineError, read_bounded
 from scoring.package.campaign import RECORD, CampaignFolder, find_campaign
 from scoring.package.description import FILE, read_description
 from scoring.package.draft import draft_description
+from scoring.package.layout import IMAGE_MANIFEST_LIMIT_BYTES
 from scoring.package.machine import read_machine
 from scoring.package.source import ROOT, Source, hash_benchmark_sources, read_source
 from scoring.package.system_file import SystemFile, read_system_file
 from scoring.profile import Profile
 
-IMAGE_MANIFEST_LIMIT_BYTES = 32 << 20
 RECORD_LIMIT_BYTES = 1 << 20
 DEMONSTRATION_MEND = (
     "these are results of the demonstration, which are no submission: --rfp demo packages them, "
