@@ -151,7 +151,9 @@ def load_manifest(path: Path) -> Manifest:
             "or let an interrupted one finish"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({error!s:.300}): make the data anew with create") from None
+        raise InputError(
+            f"{path} is not JSON ({error!s:.300}): make the data anew with create"
+        ) from None
     try:
         return _parse_manifest(path.parent, content)
     except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
