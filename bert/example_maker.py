@@ -23,11 +23,11 @@ from bert.twister import seed_generator, shuffle
 from bert.vocabulary import FIRST, MASK, SEPARATOR, Vocabulary
 
 SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
-# A call of the compiled loop takes some thousandths of a second; then the caller's progress is told.
-# Room for more examples at a time would cost more memory, and time to fill it with zeros.
+# A call of the compiled loop takes some thousandths of a second, then progress is told. Room for
+# more examples at a time would cost more memory, and time to fill it with zeros.
 EXAMPLES_PER_CALL = 512
 NUMBERS_PER_CALL = 1 << 22
-ZEROS = memoryview(bytes(1 << 18))
+ZEROS = memoryview(bytes(1 << 22))
 
 
 def make_rules(vocabulary: Vocabulary, settings: ExampleSettings) -> Rules:
@@ -48,40 +48,42 @@ def make_rules(vocabulary: Vocabulary, settings: ExampleSettings) -> Rules:
     )
 
 
-def resize(numbers: array[int], length: int) -> None:
-    """Give an array a length: zeros are appended, or the end is cut off."""
-    missing = max(0, length - len(numbers)) * numbers.itemsize
-    while missing:
-        taken = ZEROS[: min(missing, len(ZEROS))]
-        numbers.frombytes(taken)
-        missing -= len(taken)
-    del numbers[length:]
-
-
-def make_room(examples: Examples, made: int, used: int, longest: int) -> Shelf:
-    """Make room behind `made` examples and `used` numbers for those of one call."""
-    count = max(1, min(EXAMPLES_PER_CALL, NUMBERS_PER_CALL // longest))
-    resize(examples.payload, used + count * longest)
-    numbers = [examples.ends, examples.tokens, examples.first_segment, examples.masked]
-    numbers.append(examples.next_sentence_label)
-    for column in numbers:
-        resize(column, made + count)
-    return Shelf(
-        *(np.frombuffer(column, column.typecode) for column in [examples.payload, *numbers])
-    )
-
-
-def trim(examples: Examples, made: int, used: int) -> None:
-    """Cut off the room that was not needed."""
-    resize(examples.payload, used)
-    for column in (
+def list_columns(examples: Examples) -> list[array[int]]:
+    """Return the arrays that hold one number for each example, in the order of a Shelf."""
+    return [
         examples.ends,
         examples.tokens,
         examples.first_segment,
         examples.masked,
         examples.next_sentence_label,
-    ):
-        resize(column, made)
+    ]
+
+
+def grow(numbers: array[int], length: int) -> None:
+    """Append zeros up to a length at least: a quarter more, so that what is there moves rarely."""
+    if length > len(numbers):
+        missing = max(length - len(numbers), len(numbers) // 4) * numbers.itemsize
+        while missing > 0:
+            numbers.frombytes(ZEROS[:missing])
+            missing -= len(ZEROS)
+
+
+def make_room(examples: Examples, made: int, used: int, longest: int) -> Shelf:
+    """Make room behind `made` examples and `used` numbers for those of one call."""
+    count = max(1, min(EXAMPLES_PER_CALL, NUMBERS_PER_CALL // longest))
+    grow(examples.payload, used + count * longest)
+    views = [np.frombuffer(examples.payload, examples.payload.typecode)]
+    for column in list_columns(examples):
+        grow(column, made + count)
+        views.append(np.frombuffer(column, column.typecode)[: made + count])
+    return Shelf(*views)
+
+
+def trim(examples: Examples, made: int, used: int) -> None:
+    """Cut off the room that was not needed."""
+    del examples.payload[used:]
+    for column in list_columns(examples):
+        del column[made:]
 
 
 def create_examples(
