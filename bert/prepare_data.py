@@ -45,6 +45,7 @@ def make_parser() -> Parser:
     info = add_data(commands, "info", "count examples and show how long they are")
     info.add_argument("--picture", type=Path, metavar="FILE", help=".svg or .png to draw")
     digest = add_data(commands, "digest", "print the MD5 digests of each shard")
+    digest.add_argument("--workers", type=int, default=1, help="shards read at a time")
     for command in (digest, info):
         command.add_argument("--json", action="store_true", help="print one JSON document")
     export = add_data(commands, "export", "write the reference's seven padded features")
@@ -212,7 +213,7 @@ def run_digest(arguments: Any) -> int:
     """Print the digests of every shard."""
     from bert.prepare_data_digests import digest_data
 
-    digests = digest_data(read_manifest(arguments.data))
+    digests = digest_data(read_manifest(arguments.data), arguments.workers)
     if arguments.json:
         print(json.dumps(digests))
     else:

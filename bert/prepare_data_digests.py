@@ -7,14 +7,22 @@ the list of its row digests. Source of the construction: the .chk files of NVIDI
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 
 from bert.shard_file import ShardFile
 from bert.shards import Manifest, ShardSet
+from harness.commands import InputError
 from harness.progress import Progress
 
+PR_SET_PDEATHSIG = 1  # of Linux' prctl(2)
 ROWS_PER_REPORT = 1024
 
 
@@ -53,22 +61,60 @@ def digest_rows(shards: ShardSet, first: int, last: int) -> str:
     return hash_text(rows)
 
 
-def digest_data(manifest: Manifest) -> dict[str, list[dict[str, str | int]]]:
-    """Return the digests of every shard in order, as `digest --json` prints them."""
-    digests: list[dict[str, str | int]] = []
+def digest_data(manifest: Manifest, workers: int = 1) -> dict[str, list[dict[str, str | int]]]:
+    """Return the digests of every shard in order, as `digest --json` prints them.
+
+    workers: shards read at a time, each by a process, since the text of a row is made by Python.
+    Raises InputError where a shard is damaged.
+    """
     progress = Progress("digest", manifest.examples, "examples")
     done = 0
-    with ShardSet.open(manifest) as shards:
-        for number, shard in enumerate(manifest.shards):
-            input_ids_md5, features_md5 = digest_shard(shards.get_file(number))
-            digests.append(
-                {
-                    "shard": shard.name,
-                    "examples": shard.examples,
-                    "input_ids_md5": input_ids_md5,
-                    "features_md5": features_md5,
-                }
-            )
-            done += shard.examples
-            progress.update(done)
+    digests: list[dict[str, str | int]] = []
+    for shard, (input_ids_md5, features_md5) in zip(
+        manifest.shards, _digest_shards(manifest, min(workers, len(manifest.shards))), strict=True
+    ):
+        digests.append(
+            {
+                "shard": shard.name,
+                "examples": shard.examples,
+                "input_ids_md5": input_ids_md5,
+                "features_md5": features_md5,
+            }
+        )
+        done += shard.examples
+        progress.update(done)
     return {"shards": digests}
+
+
+def _digest_shards(manifest: Manifest, workers: int) -> Iterator[tuple[str, str]]:
+    """Yield the digests of each shard, in order."""
+    if workers == 1:
+        with ShardSet.open(manifest) as shards:
+            for number in range(len(manifest.shards)):
+                yield digest_shard(shards.get_file(number))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+        numbers = range(len(manifest.shards))
+        tasks = [pool.submit(_digest_one, manifest, number) for number in numbers]
+        try:
+            for task in tasks:
+                yield task.result()
+        except BrokenProcessPool:
+            raise InputError(
+                f"{manifest.folder}: a process that read its shards was ended: give fewer "
+                "--workers if memory ran out"
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Let this process end with its parent, however that ends, and without a word on Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _digest_one(manifest: Manifest, number: int) -> tuple[str, str]:
+    with ShardSet.open(manifest) as shards:
+        return digest_shard(shards.get_file(number))

@@ -83,6 +83,20 @@ def test_digest_of_rows_over_shards(tmp_path: Path) -> None:
     assert found == hash_rows(manifest, first - 3, first + 5)
 
 
+def test_workers_give_the_same_digests_in_the_same_order(tmp_path: Path) -> None:
+    manifest = make_data(tmp_path)
+    assert len(manifest.shards) > 1
+    assert digest_data(manifest, 2) == digest_data(manifest, 1)
+
+
+def test_a_damaged_shard_is_named_by_whichever_process_finds_it(tmp_path: Path) -> None:
+    manifest = make_data(tmp_path)
+    path = manifest.folder / manifest.shards[-1].name
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(InputError, match=path.name):
+        digest_data(manifest, 2)
+
+
 def test_workers_find_the_same_faults_in_the_same_order(tmp_path: Path) -> None:
     manifest = make_data(tmp_path)
     for shard in manifest.shards[::2]:
