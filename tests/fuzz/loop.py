@@ -35,17 +35,19 @@ class Damaged(Exception):
 def run_executions(execute: Execute, seed: int, first: int, executions: int) -> float:
     """Run executions first, first + 1, ...; gives the seconds it took. Raises what one raises."""
     started = reported = time.monotonic()
-    for number in range(first, first + executions):
-        if (number - first) % WATCHED == 0:
-            # An execution that hangs ends the process with a traceback; arming this takes long.
-            faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
-        execute(Random(seed << 40 | number), number)
-        now = time.monotonic()
-        if now - reported > REPORT_SECONDS:
-            reported = now
-            rate = (number + 1 - first) / (now - started)
-            print(f"{number + 1 - first} executions, {rate:.0f}/s", file=sys.stderr)
-    faulthandler.cancel_dump_traceback_later()
+    try:
+        for number in range(first, first + executions):
+            if (number - first) % WATCHED == 0:
+                # An execution that hangs ends the process with a traceback; arming takes long.
+                faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+            execute(Random(seed << 40 | number), number)
+            now = time.monotonic()
+            if now - reported > REPORT_SECONDS:
+                reported = now
+                rate = (number + 1 - first) / (now - started)
+                print(f"{number + 1 - first} executions, {rate:.0f}/s", file=sys.stderr)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     return time.monotonic() - started
 
 
