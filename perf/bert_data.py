@@ -28,6 +28,7 @@ from bert.shard_maker import ShardMaker
 from bert.twister import seed_generator, shuffle
 from bert.vocabulary import Vocabulary, read_vocabulary
 from harness.commands import GOOD, InputError, Parser, run_command
+from perf import bert_oracle as oracle
 from perf.comparison import (
     Comparison,
     add_common_options,
@@ -35,7 +36,6 @@ from perf.comparison import (
     measure_in_turns,
     read_cpu_seconds,
 )
-from tests.bert import oracle
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SYLLABLES = [first + second for first in "bcdfglmnprst" for second in ("a", "e", "in", "o", "ur")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bert.characters import LATER_CLASS
 from bert.vocabulary import Vocabulary
-from tests.bert import oracle
+from perf import bert_oracle as oracle
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

@@ -14,7 +14,7 @@ from bert import documents as documents_module
 from bert.documents import Documents, read_documents
 from bert.tokenization import Tokenizer
 from harness.commands import InputError
-from tests.bert import oracle
+from perf import bert_oracle as oracle
 from tests.bert.sample_vocabulary import SPECIAL, make_oracle, make_vocabulary
 
 PIECES = [*SPECIAL, *(f"w{i}" for i in range(10)), "a", "##a", ".", "ς"]

@@ -16,7 +16,7 @@ from bert import example_maker
 from bert.documents import Documents
 from bert.example_maker import create_examples
 from bert.examples import Examples, ExampleSettings
-from tests.bert import oracle
+from perf import bert_oracle as oracle
 from tests.bert.sample_vocabulary import SPECIAL, make_vocabulary
 
 PIECES = [*SPECIAL, *(f"w{i}" for i in range(40))]

@@ -17,7 +17,7 @@ from bert.prepare_data_parts import create_data
 from bert.shard_file import ALIGNMENT_BYTES, align, read_description
 from bert.shard_maker import ShardMaker
 from bert.vocabulary import read_vocabulary
-from tests.bert import oracle
+from perf import bert_oracle as oracle
 from tests.bert.sample_vocabulary import SPECIAL, make_oracle, make_vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]

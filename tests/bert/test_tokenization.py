@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bert.documents import read_documents
 from bert.tokenization import Tokenizer
 from bert.vocabulary import read_vocabulary
-from tests.bert import oracle
+from perf import bert_oracle as oracle
 from tests.bert.sample_vocabulary import LATER, SPECIAL, make_oracle, make_vocabulary
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "bert"
