@@ -1,7 +1,7 @@
 """BERT's data preparation once more: slow, plain Python, written from the specification alone.
 
 It takes nothing from the package it judges, works on texts and lists, and draws with Python's own
-`random`. The tests compare the compiled loops with it; `perf/bert_data.py` measures them against it.
+`random`. Tests compare the compiled loops with it; `perf/bert_data.py` measures them against it.
 """
 
 from __future__ import annotations
