@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
+from harness.optimizers.grouped import GroupedOptimizer
 from harness.optimizers.groups import (
     check_group,
     check_number,
@@ -19,7 +18,7 @@ from harness.optimizers.groups import (
 )
 
 
-class LAMB(Optimizer):
+class LAMB(GroupedOptimizer):
     """Layer-wise adaptive moments, with bias correction and clipping of the global norm.
 
     With g the gradient scaled by 1 / max(|all gradients| / max_grad_norm, 1), update number
@@ -59,15 +58,6 @@ class LAMB(Optimizer):
             },
         )
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters, with adapt=False or other values of its own."""
-        super().add_param_group(param_group)
-        try:
-            self._check(self.param_groups[-1])
-        except ValueError:
-            self.param_groups.pop()
-            raise
-
     def _check(self, group: dict[str, Any]) -> None:
         check_number("LAMB", "lr", group["lr"], 0, low_allowed=True)
         if not isinstance(group["betas"], (tuple, list)) or len(group["betas"]) != 2:
@@ -83,23 +73,7 @@ class LAMB(Optimizer):
             raise ValueError("LAMB: max_grad_norm is one for all groups: set it in none of them")
         check_group("LAMB", group)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a copy of the state: what it came from shares no tensor with this optimizer."""
-        super().load_state_dict(copy.deepcopy(state_dict))
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Apply one update; returns the closure's loss where one is given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _apply(self) -> None:
         updated = [(group, *collect_updated(group)) for group in self.param_groups]
         clip = self._clip_factor([gradient for _, _, some in updated for gradient in some])
         applied = any(weights for _, weights, _ in updated)
@@ -107,7 +81,6 @@ class LAMB(Optimizer):
             group["step"] += applied  # t counts updates, not those of one group
             if weights:
                 self._update(group, weights, gradients, clip)
-        return loss
 
     def _clip_factor(self, gradients: list[Tensor]) -> Tensor | None:
         limit = self.param_groups[0]["max_grad_norm"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
+from harness.optimizers.grouped import GroupedOptimizer
 from harness.optimizers.groups import (
     check_group,
     check_number,
@@ -19,7 +18,7 @@ from harness.optimizers.groups import (
 )
 
 
-class LARS(Optimizer):
+class LARS(GroupedOptimizer):
     """Layer-wise adaptive rate scaling, learning rate and trust ratio inside the momentum.
 
     For each tensor w with gradient g of the mean loss over the global batch, learning rate lr,
@@ -56,15 +55,6 @@ class LARS(Optimizer):
             },
         )
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters, with adapt=False or other values of its own."""
-        super().add_param_group(param_group)
-        try:
-            self._check(self.param_groups[-1])
-        except ValueError:
-            self.param_groups.pop()
-            raise
-
     def _check(self, group: dict[str, Any]) -> None:
         check_number("LARS", "lr", group["lr"], 0, low_allowed=True)
         check_number("LARS", "momentum", group["momentum"], 0, 1, low_allowed=True)
@@ -73,28 +63,11 @@ class LARS(Optimizer):
         check_number("LARS", "eps", group["eps"], 0, low_allowed=True)
         check_group("LARS", group)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a copy of the state: what it came from shares no tensor with this optimizer."""
-        super().load_state_dict(copy.deepcopy(state_dict))
-
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Apply one update; returns the closure's loss where one is given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def _apply(self) -> None:
         for group in self.param_groups:
             weights, gradients = collect_updated(group)
             if weights:
                 self._update(group, weights, gradients)
-        return loss
 
     def _update(
         self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]
