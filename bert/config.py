@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import harness.batch
 from bert.model import ModelConfig
+from harness.batch import Communication
 from harness.config import check, logged
 from harness.precision import Precision
 
@@ -16,27 +18,10 @@ TARGET_ACCURACY = 0.720
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Sequences of a step: local x ranks x accumulation = global."""
+class Batch(harness.batch.Batch):
+    """Sequences of a step."""
 
-    global_batch_size: int = logged("global_batch_size")
     local_batch_size: int = logged("d_batch_size")
-    gradient_accumulation_steps: int = logged("gradient_accumulation_steps")
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            check(value >= 1, f"'{name}' must be at least 1")
-
-    def check_world_size(self, world_size: int) -> str | None:
-        """The sentence that says why these batch sizes do not fit a world size, or None."""
-        product = self.local_batch_size * self.gradient_accumulation_steps * world_size
-        if product == self.global_batch_size:
-            return None
-        return (
-            f"[batch] local_batch_size {self.local_batch_size} x gradient_accumulation_steps "
-            f"{self.gradient_accumulation_steps} x {world_size} ranks = {product}, but "
-            f"global_batch_size is {self.global_batch_size}: make them agree"
-        )
 
 
 @dataclass(frozen=True)
@@ -97,16 +82,6 @@ class Evaluation:
     def __post_init__(self) -> None:
         check(self.interval_samples >= 1, "'interval_samples' must be at least 1")
         check(self.local_batch_size >= 1, "'local_batch_size' must be at least 1")
-
-
-@dataclass(frozen=True)
-class Communication:
-    """How gradients are averaged."""
-
-    bucket_megabytes: int
-
-    def __post_init__(self) -> None:
-        check(self.bucket_megabytes >= 1, "'bucket_megabytes' must be at least 1")
 
 
 @dataclass(frozen=True)

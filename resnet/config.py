@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import harness.batch
+from harness.batch import Communication
 from harness.config import check, logged
 from harness.precision import Precision
 from resnet.data import InputOptions
@@ -22,27 +24,10 @@ FREE_MOMENTUM_GLOBAL_BATCH_SIZE = 32_000
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Samples of a step: local x ranks x accumulation = global."""
+class Batch(harness.batch.Batch):
+    """Images of a step; those of a rank are what its BatchNorm sees."""
 
-    global_batch_size: int = logged("global_batch_size")
     local_batch_size: int = logged("model_bn_span")
-    gradient_accumulation_steps: int = logged("gradient_accumulation_steps")
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            check(value >= 1, f"'{name}' must be at least 1")
-
-    def check_world_size(self, world_size: int) -> str | None:
-        """The sentence that says why these batch sizes do not fit a world size, or None."""
-        product = self.local_batch_size * self.gradient_accumulation_steps * world_size
-        if product == self.global_batch_size:
-            return None
-        return (
-            f"[batch] local_batch_size {self.local_batch_size} x gradient_accumulation_steps "
-            f"{self.gradient_accumulation_steps} x {world_size} ranks = {product}, but "
-            f"global_batch_size is {self.global_batch_size}: make them agree"
-        )
 
 
 @dataclass(frozen=True)
@@ -88,16 +73,6 @@ class Evaluation:
             1 <= self.first_epoch <= EVALUATION_PERIOD_EPOCHS,
             "'first_epoch' is 1, 2, 3 or 4 by the rules",
         )
-
-
-@dataclass(frozen=True)
-class Communication:
-    """How gradients are averaged."""
-
-    bucket_megabytes: int
-
-    def __post_init__(self) -> None:
-        check(self.bucket_megabytes >= 1, "'bucket_megabytes' must be at least 1")
 
 
 @dataclass(frozen=True)
