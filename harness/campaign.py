@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from harness.attempts import find_reason
 from harness.commands import (
     GOOD,
     NOT_GOOD,
@@ -25,8 +26,9 @@ from harness.commands import (
     describe_os_error,
     run_command,
 )
+from harness.containers import check_folders, find_image_fault
 from harness.files import write_atomically
-from harness.launch import BENCHMARKS, ROOT, SYSTEMS, compose_command
+from harness.launch import BENCHMARKS, ROOT, SYSTEMS, compose_command, compose_tool
 from harness.processes import adopt_orphans, run_tree
 from harness.results import Results, hash_file, read_run_end
 from harness.systems import Benchmark, System, find_system_file, load_system
@@ -47,6 +49,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="keep finished runs and go on")
     parser.add_argument("--dry-run", action="store_true", help="print the launch commands only")
+    parser.add_argument(
+        "--print-runtime", action="store_true", help="print the system's container runtime only"
+    )
     options = parser.parse_args(arguments)
     if options.runs is not None and options.runs < 1:
         parser.error("--runs must be at least 1")
@@ -58,15 +63,20 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_arguments(arguments)
     file = find_system_file(options.system, SYSTEMS)
     system = load_system(file)
+    if options.print_runtime:
+        print(system.container.runtime)
+        return GOOD
     benchmarks = list(BENCHMARKS) if options.benchmark == "all" else [options.benchmark]
     results = Results(options.results.absolute() / system.name)
     if options.dry_run:
         return print_commands(system, file, benchmarks, results, options.runs)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     adopt_orphans()
+    prepare(system, file, results)
     with results.lock():
         results.open(describe_settings(system, file), benchmarks, options.resume)
-        make_data(system)
+        file = copy_system_file(system, file, results)
+        make_data(system, results)
         for benchmark in benchmarks:
             if not run_benchmark(system, file, benchmark, results, options.runs):
                 return NOT_GOOD
@@ -96,17 +106,40 @@ def print_commands(
 ) -> int:
     """Print what would be started, a line a run, and start nothing."""
     describe_settings(system, file)
+    copy = results.folder / f"{system.name}.toml"
     for benchmark in benchmarks:
         for run in range(runs or settings_of(system, benchmark).runs):
             log = results.unfinished_log(benchmark, run)
-            print(shlex.join(compose_command(system, file, benchmark, log)))
+            print(shlex.join(compose_command(system, copy, benchmark, log)))
+    if fault := find_image_fault(system, file):
+        print(f"note: this could not start as it stands: {fault}", file=sys.stderr)
     return GOOD
 
 
-def make_data(system: System) -> None:
+def prepare(system: System, file: Path, results: Results) -> None:
+    """Look at the image before anything is started. Raises InputError for a wrong one."""
+    if system.container.runtime == "none":
+        return
+    check_folders([results.folder])
+    if fault := find_image_fault(system, file):
+        raise InputError(fault)
+    if system.container.runtime == "singularity" and not system.container.image_sha256:
+        print(f"note: {file}: 'image_sha256' is empty: the image is not checked", file=sys.stderr)
+
+
+def copy_system_file(system: System, file: Path, results: Results) -> Path:
+    """Copy the system file to the results: a record, and what every rank reads."""
+    copy = results.folder / f"{system.name}.toml"
+    if file != copy:
+        with write_atomically(copy, "wb") as written:
+            written.write(file.read_bytes())
+    return copy
+
+
+def make_data(system: System, results: Results) -> None:
     """Run the makers of the system's data; each returns at once where its data is there."""
     for maker in system.campaign.make_data:
-        command = [sys.executable, "-m", *shlex.split(maker)]
+        command = compose_tool(system, shlex.split(maker), [results.folder])
         status = run_tree(command, Relay(sys.stderr), 3600.0, ROOT)
         if status != 0:
             raise InputError(f"'python -m {maker}' made no data (status {status}): see above")
@@ -129,9 +162,8 @@ def run_benchmark(
 def run_once(
     system: System, file: Path, benchmark: str, results: Results, run: int, asked: int
 ) -> bool:
-    """Make one run. True if it finished, reaching its target or not."""
+    """Make one run. True if it finished, reaching its target or not; else it is put on record."""
     log, output = results.unfinished_log(benchmark, run), results.output(benchmark, run)
-    log.unlink(missing_ok=True)  # of a run that did not end: finished_runs has kept the others
     title = f"{benchmark} run {run + 1} of {asked}"
     command = compose_command(system, file, benchmark, log)
     limit_seconds = 60.0 * system.launch.run_limit_minutes
@@ -142,16 +174,21 @@ def run_once(
     except FileNotFoundError:
         raise InputError(f"launcher '{command[0]}' is not on this machine's PATH") from None
     except OSError as error:
-        raise InputError(f"{title} was ended: {describe_os_error(error)} ({output})") from None
+        sentence = f"{describe_os_error(error)} ({output})"
+        record_failure(results, benchmark, run, f"was ended: {sentence}", None)
+        raise InputError(f"{title} was ended: {sentence}") from None
+    except KeyboardInterrupt:
+        if read_run_end(log) is None:
+            record_failure(results, benchmark, run, "was interrupted (Ctrl-C or SIGTERM)", None)
+        raise
     end = read_run_end(log)
     if end is None:
         how = "was ended at its time limit" if status is None else f"ended with status {status}"
-        print(
-            f"{title} failed: it {how} and logged no run_stop.\n"
-            f"  what the ranks wrote: {output}\n  the log so far: {log}\n"
-            f"  mend the cause, then go on with --resume",
-            file=sys.stderr,
-        )
+        words = find_reason(output)
+        reason = f"it {how} and logged no run_stop{f'; {words}' if words else ''}"
+        print(f"{title} failed: {reason}", file=sys.stderr)
+        record_failure(results, benchmark, run, reason, status)
+        print("  mend the cause, then go on with --resume", file=sys.stderr)
         return False
     if status != (GOOD if end.status == "success" else NOT_GOOD):
         print(f"{title}: note: the launcher ended with status {status}", file=sys.stderr)
@@ -162,6 +199,31 @@ def run_once(
     return True
 
 
+def record_failure(
+    results: Results, benchmark: str, run: int, reason: str, status: int | None
+) -> None:
+    """Put a failed run on record and say where; a full disk leaves that to the next start."""
+    try:
+        attempt = results.record_failure(benchmark, run, reason, status)
+    except OSError as error:
+        print(
+            f"  not put on record: {describe_os_error(error)}; the next start does it",
+            file=sys.stderr,
+        )
+        return
+    print(f"  on record as {results.failed / attempt.name}.*", file=sys.stderr)
+
+
+def print_failed_attempts(results: Results) -> None:
+    """Say which runs failed before others took their place: a result is judged with them."""
+    attempts = results.failed_attempts()
+    if attempts:
+        print(f"failed attempts on record in {results.failed}: {len(attempts)}")
+    for attempt in attempts:
+        when = "" if attempt.clock_started else " (before run_start)"
+        print(f"  {attempt.benchmark} run {attempt.run + 1}{when}: {attempt.reason}")
+
+
 def judge(system: System, results: Results, more_runs: bool) -> int:
     """Score the logs, write score.json and report.html, print R, B and the score last.
 
@@ -169,17 +231,20 @@ def judge(system: System, results: Results, more_runs: bool) -> int:
     """
     score_file, report = results.folder / "score.json", results.folder / "report.html"
     profile = ["--rfp", system.campaign.profile, *(["--window"] if more_runs else [])]
-    scored = run_scoring(["score", str(results.folder), *profile, "--json"])
+    scored = run_scoring(system, results, ["score", str(results.folder), *profile, "--json"])
     with write_atomically(score_file) as file:
         file.write(scored.stdout)
-    run_scoring(["report", str(results.folder), *profile, "--output", str(report)])
+    run_scoring(system, results, ["report", str(results.folder), *profile, "--output", str(report)])
+    print_failed_attempts(results)
     print_summary(json.loads(scored.stdout), score_file, report)
     return scored.returncode
 
 
-def run_scoring(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+def run_scoring(
+    system: System, results: Results, arguments: list[str]
+) -> subprocess.CompletedProcess[str]:
     """Run the scoring tool as its user would. Raises InputError where it cannot do its work."""
-    command = [sys.executable, "-m", "scoring", *arguments]
+    command = compose_tool(system, ["scoring", *arguments], [results.folder])
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode not in (GOOD, NOT_GOOD):
         raise InputError(f"scoring {arguments[0]} failed: {done.stderr.strip()}")

@@ -14,11 +14,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.commands import GOOD, InputError, Parser, run_command
+from harness.containers import check_folders, enter_container, find_image_fault
 from harness.systems import System, find_system_file, load_system
 
 ROOT = Path(__file__).resolve().parent.parent
 SYSTEMS = ROOT / "systems"
 BENCHMARKS = ("resnet", "bert")
+
+# ssh notices a cut link first (6 s) and ends the job with a status; mpirun's own keep-alive (14 s)
+# then ends what is left on the node that was cut off. Without the first, mpirun of Open MPI 5.0
+# ends with status 0; without the second it hangs for minutes.
+NOTICE_LOST_NODES = (
+    "--mca",
+    "plm_ssh_args",
+    "-o ServerAliveInterval=3 -o ServerAliveCountMax=2",
+    *("--prtemca", "oob_tcp_keepalive_time", "8"),
+    *("--prtemca", "oob_tcp_keepalive_intvl", "2"),
+    *("--prtemca", "oob_tcp_keepalive_probes", "3"),
+)
 
 
 def compose_command(system: System, file: Path, benchmark: str, log: Path) -> list[str]:
@@ -29,33 +42,49 @@ def compose_command(system: System, file: Path, benchmark: str, log: Path) -> li
     """
     trainer = ["-m", f"{benchmark}.train", "run"]
     trainer += ["--system", str(file), "--log", str(log)]
-    inner = [*_enter_container(system), *trainer]
     variables = {name: variable.value for name, variable in system.environment.items()}
+    inner = [*_find_python(system, [file.parent, log.parent], variables, ranks=True), *trainer]
     if system.launch.launcher == "mpirun":
         return [*_compose_mpirun(system, variables), *inner]
     assignments = [f"{name}={value}" for name, value in variables.items()]
     if system.launch.launcher == "srun":
-        nodes = system.nodes
-        srun = ["srun", f"--nodes={nodes.count}", f"--ntasks-per-node={nodes.ranks_per_node}"]
-        srun += ["--mpi=pmix", "--kill-on-bad-exit=1", *system.launch.options]
-        return [*srun, "env", *assignments, *inner]
+        return [*_compose_srun(system), "env", *assignments, *inner]
     return ["env", *assignments, *inner]
+
+
+def compose_tool(system: System, module: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Compose the command line of one process beside the ranks: a maker of data, or scoring.
+
+    module: what follows `python -m`. folders: what it may write to inside a container.
+    """
+    return [*_find_python(system, folders, {}, ranks=False), "-m", *module]
+
+
+def _find_python(
+    system: System, folders: Sequence[Path], variables: dict[str, str], ranks: bool
+) -> list[str]:
+    if system.container.runtime == "none":
+        return [sys.executable]
+    return enter_container(system, folders, variables, ranks)
+
+
+def _compose_srun(system: System) -> list[str]:
+    nodes = system.nodes
+    srun = ["srun", f"--nodes={nodes.count}", f"--ntasks-per-node={nodes.ranks_per_node}"]
+    # A rank that fails ends the others at once, one that leaves early after half a minute.
+    return [*srun, "--mpi=pmix", "--kill-on-bad-exit=1", "--wait=30", *system.launch.options]
 
 
 def _compose_mpirun(system: System, variables: dict[str, str]) -> list[str]:
     nodes, launch = system.nodes, system.launch
-    beside = Path(sys.executable).parent / "mpirun"
-    command = [str(beside) if beside.exists() else "mpirun"]
+    command = [_find_mpirun(system)]
     if os.geteuid() == 0:
         command.append("--allow-run-as-root")
     command += ["-n", str(nodes.world_size), "--bind-to", "none"]
     if nodes.one_machine:
         command.append("--oversubscribe")
     else:
-        command += ["--map-by", f"ppr:{nodes.ranks_per_node}:node"]
-        # Without these a cut link hangs mpirun for minutes.
-        for name, value in (("time", "8"), ("intvl", "2"), ("probes", "3")):
-            command += ["--prtemca", f"oob_tcp_keepalive_{name}", value]
+        command += ["--map-by", f"ppr:{nodes.ranks_per_node}:node", *NOTICE_LOST_NODES]
     if launch.hosts:
         hosts = (f"{host}:{nodes.ranks_per_node}" for host in launch.hosts)
         command += ["--host", ",".join(hosts)]
@@ -64,16 +93,10 @@ def _compose_mpirun(system: System, variables: dict[str, str]) -> list[str]:
     return [*command, *launch.options]
 
 
-def _enter_container(system: System) -> list[str]:
-    container = system.container
-    if container.runtime == "none":
-        return [sys.executable]
-    command = ["singularity", "exec"]
-    if system.nodes.device == "cuda":
-        command.append("--nv")
-    for bind in container.binds:
-        command += ["--bind", bind]
-    return [*command, container.image, "python"]
+def _find_mpirun(system: System) -> str:
+    """The mpirun beside this Python; with a container the host's own, whichever is on the PATH."""
+    beside = Path(sys.executable).parent / "mpirun"
+    return str(beside) if system.container.runtime == "none" and beside.exists() else "mpirun"
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -90,10 +113,15 @@ def main(arguments: Sequence[str]) -> int:
     """Start one run, or print how it would be started."""
     options = parse_arguments(arguments)
     file = find_system_file(options.system, SYSTEMS)
-    command = compose_command(load_system(file), file, options.benchmark, options.log.absolute())
+    system, log = load_system(file), options.log.absolute()
+    command = compose_command(system, file, options.benchmark, log)
+    if system.container.runtime != "none":
+        check_folders([file.parent, log.parent])
     print(shlex.join(command))
     if options.dry_run:
         return GOOD
+    if fault := find_image_fault(system, file):
+        raise InputError(fault)
     if options.log.exists():
         raise InputError(f"{options.log} is there already: name a new log file")
     os.chdir(ROOT)

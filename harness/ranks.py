@@ -142,7 +142,7 @@ def check_agreement(launcher: Launcher, rank: int, size: int) -> None:
     if (launcher.rank, known_size) == (rank, size):
         return
     mends = {
-        "slurm": "start with 'srun --mpi=pmix'",
+        "slurm": "start with 'srun --mpi=pmix', for which 'srun --mpi=list' must show pmix",
         "openmpi": "let no container option remove the OMPI_* and PMIX_* variables, "
         "and use one Open MPI inside and outside",
         "hydra": "start with Open MPI's mpirun, which this environment's mpi4py belongs to",
@@ -159,5 +159,6 @@ def check_world_size(size: int, nodes: Nodes) -> None:
         raise SharedFault(
             f"{size} rank(s) were started, the system file says {nodes.count} node(s) x "
             f"{nodes.ranks_per_node} rank(s) = {nodes.world_size}: start through harness.launch or "
-            f"run_and_time.sh, or change [nodes]"
+            f"run_and_time.sh, with nothing that takes the launcher's variables from a container "
+            f"(--cleanenv, SINGULARITY_CLEANENV, APPTAINER_CLEANENV), or change [nodes]"
         )

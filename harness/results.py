@@ -1,4 +1,4 @@
-"""The results folder of a campaign: finished runs are kept, never replaced, never half-written."""
+"""The results folder of a campaign: nothing in it is replaced, half-written or deleted."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
+from harness.attempts import (
+    Attempt,
+    find_reason,
+    list_attempts,
+    next_attempt,
+    record_attempt,
+)
 from harness.commands import InputError
 from harness.files import write_atomically
 
@@ -56,11 +63,20 @@ def read_run_end(log: Path) -> RunEnd | None:
     return RunEnd(status, accuracy, point, (stop - start) / 60_000)
 
 
+def has_started(log: Path) -> bool:
+    """Whether a log of ours holds a run_start line: the clock has begun to run."""
+    if not log.exists():
+        return False
+    return '"key": "run_start"' in log.read_text(encoding="utf-8", errors="replace")
+
+
 class Results:
-    """DIR/NAME with resnet/, bert/ (result_<k>.txt) and output/ (what the ranks wrote)."""
+    """DIR/NAME with resnet/, bert/ (result_<k>.txt), output/ (what the ranks wrote), failed/."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.failed = folder / "failed"
+        self.settings: dict[str, str] = {}
 
     def log(self, benchmark: str, run: int) -> Path:
         """The log of a finished run."""
@@ -85,7 +101,7 @@ class Results:
         numbers = (path.stem.removeprefix("result_") for path in names)
         return sorted(int(number) for number in numbers if number.isdigit())
 
-    def open(self, settings: dict[str, Any], benchmarks: list[str], resume: bool) -> None:
+    def open(self, settings: dict[str, str], benchmarks: list[str], resume: bool) -> None:
         """Make the folders, or go on with an earlier campaign of the same settings.
 
         settings: what the campaign is made of (hashes of the system and configuration files).
@@ -111,8 +127,46 @@ class Results:
                         f"{key} has changed since {self.folder} was begun: one campaign has one "
                         f"setting, so name another folder with --results"
                     )
+        self._record_left_behind()
         with write_atomically(record) as file:
             json.dump(settings, file, indent=1)
+        self.settings = settings
+
+    def _record_left_behind(self) -> None:
+        """Put runs on record whose campaign was killed before it could do so itself."""
+        for benchmark in ("resnet", "bert"):
+            for log in sorted((self.folder / benchmark).glob(".unfinished_*.txt")):
+                number = log.stem.removeprefix(".unfinished_")
+                if number.isdigit():
+                    words = find_reason(self.output(benchmark, int(number)))
+                    reason = "the campaign itself was ended before the run was"
+                    self.record_failure(
+                        benchmark, int(number), f"{reason}; {words}" if words else reason, None
+                    )
+
+    def record_failure(self, benchmark: str, run: int, reason: str, status: int | None) -> Attempt:
+        """Move a failed run's log and output to failed/, with a record of the reason.
+
+        status: the launcher's, None where the campaign ended it. Raises OSError, and then log and
+        output are left for the next start.
+        """
+        log = self.unfinished_log(benchmark, run)
+        attempt = Attempt(
+            benchmark=benchmark,
+            run=run,
+            attempt=next_attempt(self.failed, benchmark, run),
+            reason=reason,
+            launcher_status=status,
+            clock_started=has_started(log),
+            recorded_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            settings=self.settings,
+        )
+        record_attempt(self.failed, attempt, log, self.output(benchmark, run))
+        return attempt
+
+    def failed_attempts(self) -> list[Attempt]:
+        """All failed attempts on record."""
+        return list_attempts(self.failed)
 
     def keep(self, benchmark: str, run: int) -> Path:
         """Give a finished run's log its name. Raises InputError rather than replace one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from harness.commands import InputError
@@ -12,6 +12,12 @@ from harness.config import check, load_config
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+# Where the image holds the kit and the environment (container/install.sh).
+IMAGE_KIT = PurePosixPath("/opt/lp-mlperf-kit")
+IMAGE_PYTHON = PurePosixPath("/opt/lp-mlperf-environment/bin/python")
+HIDING_OPTIONS = {"-e", "--cleanenv", "-c", "--contain", "-C", "--containall"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,9 @@ class Nodes:
     one_machine: bool
     # Threads of torch on each rank (one rank's share of the cores on a CPU; few on a GPU node).
     threads_per_rank: int
+    # "gpu-local": each rank gets cores of its own, near its GPU (harness/affinity.py); "none": the
+    # launcher's cores stay as they are. A system file must say which.
+    binding: Literal["gpu-local", "none"] = "none"
 
     def __post_init__(self) -> None:
         check(self.count >= 1, "'count' must be at least 1")
@@ -63,6 +72,8 @@ class Launch:
     run_limit_minutes: int
 
     def __post_init__(self) -> None:
+        for host in self.hosts:
+            check(bool(HOST.fullmatch(host)), f"'hosts': '{host}' is no host name")
         check(self.collective_timeout_seconds > 0, "'collective_timeout_seconds' must be positive")
         check(self.run_limit_minutes > 0, "'run_limit_minutes' must be positive")
 
@@ -71,13 +82,49 @@ class Launch:
 class Container:
     """The container each rank runs in; "none" runs the environment beside the sources."""
 
-    runtime: Literal["none", "singularity"]
+    runtime: Literal["none", "singularity", "docker"]
+    # An image file (singularity) or an image's name (docker).
     image: str
+    # The image file's SHA-256, looked at before anything starts; empty: not checked, and told so.
+    image_sha256: str
+    # HOST:INSIDE or HOST:INSIDE:ro, both absolute; every data path must lie below an INSIDE.
     binds: tuple[str, ...]
+    # Further options of `singularity exec` or `docker run`.
+    options: tuple[str, ...]
 
     def __post_init__(self) -> None:
         needed = self.runtime != "none"
         check(needed == bool(self.image), "'image' and 'runtime' must be given together")
+        check(
+            needed or not (self.binds or self.options or self.image_sha256),
+            "'binds', 'options' and 'image_sha256' mean nothing without a 'runtime'",
+        )
+        if self.runtime == "docker":
+            check(
+                not self.image_sha256,
+                "'image_sha256' is of an image file: for docker write the digest into 'image' "
+                "(NAME@sha256:...)",
+            )
+        elif self.image_sha256:
+            check(bool(SHA256.fullmatch(self.image_sha256)), "'image_sha256' must be 64 hex digits")
+        for bind in self.binds:
+            parts = bind.split(":")
+            absolute = len(parts) in (2, 3) and all(part.startswith("/") for part in parts[:2])
+            check(
+                absolute and parts[2:] in ([], ["ro"], ["rw"]),
+                f"bind '{bind}' must be /HOST:/INSIDE or /HOST:/INSIDE:ro",
+            )
+        for option in self.options:
+            check(
+                option.partition("=")[0] not in HIDING_OPTIONS,
+                f"option '{option}' would hide the launcher's variables or /tmp from the ranks, so "
+                f"that each believes it is alone: remove it",
+            )
+
+    def covers(self, path: PurePosixPath) -> bool:
+        """Whether a path inside the container lies below a bind."""
+        inside = (PurePosixPath(bind.split(":")[1]) for bind in self.binds)
+        return any(path.is_relative_to(place) for place in inside)
 
 
 @dataclass(frozen=True)
@@ -119,9 +166,41 @@ class Campaign:
 
     # The profile of `python -m scoring score --rfp`.
     profile: Literal["lp2bm", "demo"]
-    cache_clear: Literal["fadvise", "drop_caches"]
+    cache_clear: Literal["fadvise", "drop_caches", "site_command"]
+    # For "site_command" alone: the program and its arguments, run once on every node.
+    cache_clear_command: tuple[str, ...]
     # Run with `python -m` before the first run: modules, with arguments, that make missing data.
     make_data: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        needed = self.cache_clear == "site_command"
+        check(
+            needed == bool(self.cache_clear_command),
+            "'cache_clear_command' and cache_clear = 'site_command' must be given together",
+        )
+
+
+@dataclass(frozen=True)
+class Bandwidth:
+    """Bus bandwidth of an all-reduce over all ranks, of each benchmark's gradients, in GB/s.
+
+    Zero: nothing is stated. nccl-tests' busbw: 2 (n - 1) / n x bytes / seconds.
+    """
+
+    resnet: float
+    bert: float
+
+    def __post_init__(self) -> None:
+        check(min(self.resnet, self.bert) >= 0, "a bandwidth cannot be negative")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What `python -m harness.preflight` holds the nodes against; it changes no run."""
+
+    # The GPU's name as nvidia-smi prints it; empty: any, the same on all nodes.
+    gpu: str
+    all_reduce_gigabytes_per_second: Bandwidth
 
 
 @dataclass(frozen=True)
@@ -136,6 +215,7 @@ class System:
     environment: dict[str, Variable]
     benchmarks: Benchmarks
     campaign: Campaign
+    expected: Expected
 
     def __post_init__(self) -> None:
         check(bool(NAME.fullmatch(self.name)), "'name' must be letters, digits, '.', '_' and '-'")
@@ -152,6 +232,31 @@ class System:
         hosts = self.launch.hosts
         several = bool(hosts) and not self.nodes.one_machine
         check(not several or len(hosts) == self.nodes.count, "'hosts' must name one host a node")
+        check(
+            not hosts or self.launch.launcher == "mpirun",
+            "'hosts' is for mpirun: srun takes the allocation's nodes",
+        )
+        self._check_container()
+
+    def _check_container(self) -> None:
+        if self.container.runtime == "none":
+            return
+        check(
+            self.container.runtime != "docker" or self.launch.launcher != "srun",
+            "docker's daemon runs the ranks outside of srun's step: take mpirun or singularity",
+        )
+        for name, benchmark in (
+            ("resnet", self.benchmarks.resnet),
+            ("bert", self.benchmarks.bert),
+        ):
+            for key in ("data", "initial_checkpoint"):
+                text = getattr(benchmark, key)
+                path = IMAGE_KIT / text
+                check(
+                    not text or (".." not in path.parts and self.container.covers(path)),
+                    f"benchmarks.{name}.{key} '{path}' lies below no bind of [container]: the "
+                    f"ranks would not see it",
+                )
 
 
 def load_system(path: Path | str) -> System:

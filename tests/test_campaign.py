@@ -122,9 +122,12 @@ def test_a_killed_rank_ends_all_and_resume_goes_on(kit: Kit) -> None:
     assert process.returncode == 1
     assert "resnet run 1 of 1 failed" in errors and "--resume" in errors
     assert not any(is_alive(rank) for rank in ranks)
-    folder = results / "small" / "resnet"
+    folder, failed = results / "small" / "resnet", results / "small" / "failed"
     assert not (folder / "result_0.txt").exists()
-    assert "run_stop" not in (folder / ".unfinished_0.txt").read_text()
+    log = (failed / "resnet_0_0.txt").read_text()
+    assert '"run_start"' in log and "run_stop" not in log
+    reason = json.loads((failed / "resnet_0_0.json").read_text())["reason"]
+    assert "exited on signal 9" in reason and reason in errors
 
     # The settings of a campaign without finished runs may change; this one now ends by itself.
     kit.change(kit.resnet_config, ("decay_epochs = 4000", "decay_epochs = 2"))
@@ -132,6 +135,8 @@ def test_a_killed_rank_ends_all_and_resume_goes_on(kit: Kit) -> None:
     resumed = run_campaign(kit, results, *options)
     assert "resnet run 1 of 1: aborted" in resumed.stderr
     assert [path.name for path in folder.iterdir()] == ["result_0.txt"]
+    assert "failed attempts on record" in resumed.stdout and reason in resumed.stdout
+    assert (failed / "resnet_0_0.txt").read_text() == log
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -150,7 +155,9 @@ def test_an_interrupt_leaves_no_orphan_and_no_half_written_log(
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert not any(is_alive(rank) for rank in ranks)
-    assert list((results / "small" / "resnet").glob("result_*")) == []
+    assert list((results / "small" / "resnet").iterdir()) == []
+    record = json.loads((results / "small" / "failed" / "resnet_0_0.json").read_text())
+    assert "was interrupted" in record["reason"] and record["clock_started"] is True
     assert earlier.read_text() == "a finished log\n"
 
 

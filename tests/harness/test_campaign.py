@@ -5,6 +5,7 @@ tests/test_campaign.py runs whole campaigns.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import subprocess
@@ -17,10 +18,13 @@ import pytest
 from harness import campaign
 from harness.campaign import (
     Relay,
+    copy_system_file,
     describe_settings,
     make_data,
     parse_arguments,
+    prepare,
     print_commands,
+    print_failed_attempts,
     print_summary,
     run_benchmark,
     run_once,
@@ -112,11 +116,12 @@ def test_settings_of_each_benchmark() -> None:
     assert settings_of(system, "bert") is system.benchmarks.bert
 
 
-def test_makers_of_data_must_succeed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_makers_of_data_must_succeed(results: Results, capsys: pytest.CaptureFixture[str]) -> None:
     system = load_system(DEMO)
-    make_data(replace(system, campaign=replace(system.campaign, make_data=())))
+    make_data(replace(system, campaign=replace(system.campaign, make_data=())), results)
+    system = replace(system, campaign=replace(system.campaign, make_data=("no.such",)))
     with pytest.raises(InputError, match=r"'python -m no\.such' made no data \(status 1\)"):
-        make_data(replace(system, campaign=replace(system.campaign, make_data=("no.such",))))
+        make_data(system, results)
     assert "No module named" in capsys.readouterr().err
 
 
@@ -185,10 +190,91 @@ def test_a_run_whose_log_does_not_end_has_failed(
     assert not run_once(trainer.system, DEMO, "resnet", results, 0, 5)
     error = capsys.readouterr().err
     assert "resnet run 1 of 5 failed" in error and "--resume" in error
-    assert f"ended with status {code} and logged no run_stop" in error
-    assert str(results.output("resnet", 0)) in error
+    assert f"ended with status {code} and logged no run_stop; from the ranks" in error
+    assert f"on record as {results.failed}/resnet_0_0.*" in error
     assert not results.log("resnet", 0).exists()
-    assert results.unfinished_log("resnet", 0).exists()
+    assert not results.unfinished_log("resnet", 0).exists()
+    assert ":::MLLOG" in (results.failed / "resnet_0_0.txt").read_text()
+    assert (results.failed / "resnet_0_0.output.txt").read_text() == "from the ranks\n"
+    (attempt,) = results.failed_attempts()
+    assert (attempt.benchmark, attempt.run, attempt.attempt) == ("resnet", 0, 0)
+    assert attempt.launcher_status == code and attempt.clock_started
+
+
+def test_failed_runs_stay_on_record_beside_the_one_that_took_their_place(
+    trainer: Trainer, results: Results, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer.status = None
+    trainer.words = "echo 'error: no such shard: fetch it'"
+    for _ in range(2):
+        assert not run_once(trainer.system, DEMO, "resnet", results, 0, 5)
+    trainer.status = "success"
+    assert run_once(trainer.system, DEMO, "resnet", results, 0, 5)
+    assert results.finished_runs("resnet") == [0]
+    capsys.readouterr()
+    print_failed_attempts(results)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"failed attempts on record in {results.failed}: 2"
+    assert len(lines) == 3
+    for line in lines[1:]:
+        assert line.startswith("  resnet run 1: it ended with status 0")
+        assert line.endswith("; error: no such shard: fetch it")
+
+
+def test_an_interrupted_run_is_put_on_record(
+    trainer: Trainer, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> int:
+        results.unfinished_log("bert", 0).write_text("no clock yet\n")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(campaign, "run_tree", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_once(trainer.system, DEMO, "bert", results, 0, 1)
+    (attempt,) = results.failed_attempts()
+    assert "interrupted" in attempt.reason and attempt.launcher_status is None
+    assert not attempt.clock_started
+
+
+def test_a_full_disk_is_told_and_what_is_there_stays(
+    trainer: Trainer,
+    results: Results,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("harness.results.record_attempt", refuse)
+    trainer.status = None
+    assert not run_once(trainer.system, DEMO, "bert", results, 0, 1)
+    assert "not put on record: cannot use: no space left" in capsys.readouterr().err
+    assert results.unfinished_log("bert", 0).exists()
+    monkeypatch.undo()
+    results.open({}, ["bert"], resume=True)
+    (attempt,) = results.failed_attempts()
+    assert attempt.reason == "the campaign itself was ended before the run was; from the ranks"
+    assert not results.unfinished_log("bert", 0).exists()
+
+
+def test_the_system_file_is_copied_to_the_results(results: Results) -> None:
+    copy = copy_system_file(load_system(DEMO), DEMO, results)
+    assert copy == results.folder / "demo.toml" and copy.read_bytes() == DEMO.read_bytes()
+    assert copy_system_file(load_system(DEMO), copy, results) == copy
+
+
+def test_a_wrong_image_ends_the_campaign_before_it_begins(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = campaign.SYSTEMS / "example-4x8-h200.toml"
+    system = load_system(file)
+    prepare(load_system(DEMO), DEMO, results)
+    with pytest.raises(InputError, match=r"image .* is not there: build it"):
+        prepare(system, file, results)
+    image = tmp_path / "kit.sif"
+    image.touch()
+    prepare(replace(system, container=replace(system.container, image=str(image))), file, results)
+    assert "'image_sha256' is empty: the image is not checked" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

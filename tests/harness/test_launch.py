@@ -1,5 +1,6 @@
 """Command lines from system files, and that nothing contradictory is started."""
 
+import hashlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.commands import InputError
-from harness.launch import ROOT, SYSTEMS, compose_command
+from harness.containers import check_folders, find_image_fault
+from harness.launch import ROOT, SYSTEMS, compose_command, compose_tool
 from harness.systems import Container, System, find_system_file, load_system
 
 DEMO = SYSTEMS / "demo.toml"
@@ -37,15 +39,124 @@ def test_several_hosts() -> None:
     assert "--quiet" in line and "--oversubscribe" not in line
 
 
-def test_srun_and_singularity() -> None:
-    system = load_system(DEMO)
+def contain(
+    system: System, runtime: str = "singularity", launcher: str = "srun", **changes: object
+) -> System:
+    """The demonstration on four GPU nodes in a container that sees its data."""
     nodes = replace(system.nodes, one_machine=False, device="cuda", ranks_per_node=4)
-    launch = replace(system.launch, launcher="srun", options=("--gpus-per-node=4",))
-    container = Container("singularity", "kit.sif", ("/data:/data:ro",))
-    line = compose(replace(system, nodes=nodes, launch=launch, container=container))
-    assert line.startswith("srun --nodes=4 --ntasks-per-node=4 --mpi=pmix --kill-on-bad-exit=1")
+    values = {
+        "runtime": runtime,
+        "image": "/images/kit.sif",
+        "image_sha256": "",
+        "binds": ("/data:/opt/lp-mlperf-kit/data:ro",),
+        "options": (),
+        **changes,
+    }
+    launch = replace(system.launch, launcher=launcher)
+    container = Container(**values)  # type: ignore[arg-type]
+    return replace(system, nodes=nodes, launch=launch, container=container)
+
+
+def test_srun_and_singularity() -> None:
+    system = contain(load_system(DEMO), options=("--no-home",))
+    system = replace(system, launch=replace(system.launch, options=("--gpus-per-node=4",)))
+    line = compose(system)
+    assert line.startswith(
+        "srun --nodes=4 --ntasks-per-node=4 --mpi=pmix --kill-on-bad-exit=1 --wa"
+    )
     assert "--gpus-per-node=4 env OMP_NUM_THREADS=1" in line
-    assert "singularity exec --nv --bind /data:/data:ro kit.sif python -m bert.train" in line
+    assert "singularity exec --nv --pwd /opt/lp-mlperf-kit --bind /data:" in line
+    for benchmark in ("resnet", "bert"):
+        configs = f"{benchmark}/configs"
+        assert f"--bind {ROOT}/{configs}:/opt/lp-mlperf-kit/{configs}:ro" in line
+    assert "--bind /r:/r" in line
+    inside = "--no-home /images/kit.sif /opt/lp-mlperf-environment/bin/python -m bert.train run"
+    assert inside in line
+
+
+def test_mpirun_with_a_container_is_the_hosts_own() -> None:
+    words = compose(contain(load_system(DEMO), launcher="mpirun")).split()
+    assert words[0] == "mpirun" and "--oversubscribe" not in words
+    assert "ServerAliveInterval=3" in words and "oob_tcp_keepalive_time" in words
+    assert words.index("singularity") > words.index("-x")
+
+
+def test_docker_names_what_it_hands_in() -> None:
+    line = compose(contain(load_system(DEMO), "docker", "mpirun", image="kit:1"))
+    assert (
+        "docker run --rm --network host --ipc host --pid host --ulimit memlock=-1 --user " in line
+    )
+    assert "--gpus all --workdir /opt/lp-mlperf-kit -v /data:/opt/lp-mlperf-kit/data:ro" in line
+    for name in ("OMP_NUM_THREADS", "OMPI_COMM_WORLD_RANK", "PMIX_NAMESPACE", "PMIX_SERVER_URI41"):
+        assert f" -e {name} " in line
+    assert "-v /tmp:/tmp" in line
+    assert " kit:1 /opt/lp-mlperf-environment/bin/python -m bert.train run " in line
+
+
+def test_a_tool_runs_once_and_without_gpus() -> None:
+    words = compose_tool(contain(load_system(DEMO)), ["scoring", "score", "/r"], [Path("/r")])
+    assert words[:2] == ["singularity", "exec"] and "--nv" not in words
+    assert words[-4:] == ["-m", "scoring", "score", "/r"]
+    assert compose_tool(load_system(DEMO), ["demo"], []) == [sys.executable, "-m", "demo"]
+
+
+def test_the_outermost_folder_is_bound_once() -> None:
+    words = compose_tool(
+        contain(load_system(DEMO)), ["demo"], [Path("/r/x"), Path("/r"), Path("/s")]
+    )
+    assert "/r:/r" in words and "/s:/s" in words and "/r/x:/r/x" not in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"binds": ("/data:/data",)}, "benchmarks.resnet.data .* lies below no bind"),
+        ({"binds": ("/d:/opt/lp-mlperf-kit/data/demo/resnet",)}, "benchmarks.bert.data"),
+        ({"binds": ("data:/data",)}, "must be /HOST:/INSIDE"),
+        ({"binds": ("/data",)}, "must be /HOST:/INSIDE"),
+        ({"binds": ("/data:/data:exec",)}, "must be /HOST:/INSIDE"),
+        ({"options": ("--cleanenv",)}, "would hide"),
+        ({"options": ("-c",)}, "would hide"),
+        ({"options": ("--containall=true",)}, "would hide"),
+        ({"image": ""}, "must be given together"),
+        ({"image_sha256": "abc"}, "64 hex digits"),
+        ({"runtime": "none", "image": ""}, "mean nothing without a 'runtime'"),
+        ({"runtime": "docker"}, "take mpirun or singularity"),
+        ({"runtime": "docker", "launcher": "mpirun", "image_sha256": "0" * 64}, "NAME@sha256"),
+    ],
+)
+def test_a_container_that_cannot_work_is_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        contain(load_system(DEMO), **changes)  # type: ignore[arg-type]
+
+
+def test_hosts_are_for_mpirun() -> None:
+    system = load_system(DEMO)
+    with pytest.raises(ValueError, match="srun takes the allocation"):
+        replace(system, launch=replace(system.launch, launcher="srun", hosts=("localhost",)))
+
+
+def test_the_image_is_the_one_that_is_named(tmp_path: Path) -> None:
+    system, image = load_system(DEMO), tmp_path / "kit.sif"
+    assert find_image_fault(system, DEMO) is None
+    named = contain(system, image=str(image))
+    assert "is not there: build it" in str(find_image_fault(named, DEMO))
+    image.write_bytes(b"an image")
+    assert find_image_fault(named, DEMO) is None
+    digest = hashlib.sha256(b"an image").hexdigest()
+    assert find_image_fault(contain(system, image=str(image), image_sha256=digest), DEMO) is None
+    other = find_image_fault(contain(system, image=str(image), image_sha256="0" * 64), DEMO)
+    assert f"has SHA-256 {digest}, 'image_sha256' says another" in str(other)
+    folder = contain(system, image=str(tmp_path), image_sha256="0" * 64)
+    assert "is a folder" in str(find_image_fault(folder, DEMO))
+    relative = contain(system, image="kit.sif")
+    assert "must be an absolute path" in str(find_image_fault(relative, DEMO))
+
+
+@pytest.mark.parametrize("folder", ["/a:b/c", "/a,b"])
+def test_folders_that_cannot_be_bound(folder: str) -> None:
+    with pytest.raises(InputError, match="cannot be bound"):
+        check_folders([Path(folder)])
 
 
 def change_demo(tmp_path: Path, old: str, new: str, name: str = "demo") -> Path:
@@ -103,15 +214,15 @@ def test_every_shipped_system_is_dry_run(file: Path) -> None:
     assert all(variable.reason for variable in system.environment.values())
 
 
-def test_dry_run_imports_no_torch() -> None:
-    program = (
-        "import sys; from harness.campaign import main; main(['--dry-run']); "
-        "sys.exit('torch' in sys.modules)"
-    )
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 needs tomli for TOML")
+def test_the_launch_code_needs_the_standard_library_alone() -> None:
+    """With a container the host needs a Python and nothing else; -S leaves out site-packages."""
+    program = "import sys; from harness.campaign import main; sys.exit(main(['--dry-run']))"
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False
+        [sys.executable, "-S", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 15
 
 
 def test_a_run_by_hand_never_overwrites_a_log(tmp_path: Path) -> None:

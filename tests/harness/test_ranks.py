@@ -32,6 +32,7 @@ STEP = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_STEP_ID": "0"}
         (SBATCH, Launcher("single", 0, 1)),
         (STEP, Launcher("slurm", 3, 4)),
         ({**STEP, "PMIX_RANK": "3"}, Launcher("slurm", 3, 4)),
+        ({**STEP, "PMI_RANK": "3", "PMI_SIZE": "4"}, Launcher("slurm", 3, 4)),  # --mpi=pmi2
         ({"PMIX_RANK": "1"}, Launcher("pmix", 1, 0)),
         (
             {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1"},

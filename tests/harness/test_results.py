@@ -58,6 +58,24 @@ def test_a_run_that_ended_is_kept_though_the_campaign_was_killed(tmp_path: Path)
         results.open({}, ["bert"], resume=False)
 
 
+def test_a_run_left_behind_by_a_killed_campaign_is_put_on_record(tmp_path: Path) -> None:
+    results = Results(tmp_path / "demo")
+    results.open({"a": "1"}, ["bert"], resume=False)
+    write_log(results.unfinished_log("bert", 1), None)
+    results.output("bert", 1).write_text("error: the store is gone: bring it back\n")
+    before = results.unfinished_log("bert", 1).read_bytes()
+    results.open({"a": "2"}, ["bert"], resume=False)
+    (attempt,) = results.failed_attempts()
+    assert attempt.reason.endswith(
+        "ended before the run was; error: the store is gone: bring it back"
+    )
+    assert attempt.clock_started and attempt.name == "bert_1_0"
+    assert (results.failed / "bert_1_0.txt").read_bytes() == before
+    assert list((tmp_path / "demo" / "bert").iterdir()) == []
+    results.open({"a": "2"}, ["bert"], resume=False)
+    assert len(results.failed_attempts()) == 1
+
+
 def test_keeps_a_run_and_never_replaces_one(tmp_path: Path) -> None:
     results = Results(tmp_path / "demo")
     results.open({}, ["bert"], resume=False)
