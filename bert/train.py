@@ -35,6 +35,7 @@ from harness.schedules import (
 from harness.seeds import derive_seed, draw_seed
 from harness.systems import System, load_system
 from harness.trainer import (
+    bind_to_cores,
     clear_node_caches,
     look_before,
     parse_trainer_arguments,
@@ -110,6 +111,7 @@ def prepare(options: argparse.Namespace) -> Run:
     check_evaluation_interval(system, config)
     updates = list_evaluation_updates(system, config)
     ranks = find_ranks(system.nodes)
+    binding = bind_to_cores(system, ranks)
     ranks.agree(config.batch.check_world_size(ranks.world_size))
     device = look_before(ranks, lambda: select_device(system, ranks))
     data = ROOT / system.benchmarks.bert.data
@@ -120,7 +122,7 @@ def prepare(options: argparse.Namespace) -> Run:
     clock = RunClock(ranks, options.log, TARGET_ACCURACY, lambda: synchronize(device))
     if system.campaign.profile == "demo":
         clock.log("demonstration", True)
-    log_provenance(clock, "bert", system, ranks)
+    log_provenance(clock, "bert", system, ranks, binding)
     clock.log_cache_clear(caches)
     clock.start_init()
     clock.log_submission("bert", system.submission)

@@ -10,23 +10,38 @@ import hashlib
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from harness.affinity import Binding
 from harness.ranks import Ranks
 from harness.runclock import ROOT, RunClock
 from harness.systems import System
 
 
-def log_provenance(clock: RunClock, benchmark: str, system: System, ranks: Ranks) -> None:
+def log_provenance(
+    clock: RunClock, benchmark: str, system: System, ranks: Ranks, binding: Binding
+) -> None:
     """Write where and with what the run is made; allowed at any time before run_stop."""
     hosts = sorted(set(ranks.hosts))
     where = {"hosts": hosts, "ranks": ranks.world_size, "launcher": ranks.launcher}
+    where["binding"] = describe_binding(binding)
     clock.log("number_of_nodes", system.nodes.count, where)
     software = {"torch": torch.__version__, "python": platform.python_version()}
     if (digest := hash_image_manifest(Path(sys.prefix))) is not None:
         software["image_manifest_sha256"] = digest
     clock.log("source_sha256", hash_sources(ROOT, ("harness", benchmark)), software)
+
+
+def describe_binding(binding: Binding) -> dict[str, Any]:
+    """What the log says of the cores: the method, why it is "none", each rank's CPUs and GPU."""
+    described: dict[str, Any] = {"method": binding.method, "cpus": list(binding.cpus)}
+    if binding.reason:
+        described["reason"] = binding.reason
+    if any(binding.gpus):
+        described["gpus"] = list(binding.gpus)
+    return described
 
 
 def hash_image_manifest(environment: Path) -> str | None:

@@ -19,7 +19,8 @@ from typing import Any, NoReturn
 
 import torch.distributed as dist
 
-from harness.caches import clear_caches
+from harness.affinity import Binding, bind_rank
+from harness.caches import check_cleared, clear_caches
 from harness.commands import INTERRUPTED, NOT_GOOD, UNUSABLE, InputError, Parser, describe_os_error
 from harness.process_group import end_all_ranks, finalize_mpi
 from harness.ranks import Launcher, Ranks, SharedFault, read_launcher
@@ -119,13 +120,28 @@ def look_before(ranks: Ranks, look: Callable[[], Any]) -> Any:
     return found
 
 
+def bind_to_cores(system: System, ranks: Ranks) -> Binding:
+    """Bind this rank to its cores; rank 0 says why where that was asked for and is not done."""
+    binding = bind_rank(system.nodes, ranks, os.environ)
+    if ranks.first and binding.method != system.nodes.binding:
+        print(f"note: no rank is bound to cores: {binding.reason}", file=sys.stderr)
+    return binding
+
+
 def clear_node_caches(system: System, ranks: Ranks, files: list[Path]) -> dict[str, Any]:
     """Clear the data's pages on every node, one rank each; returns what was done by host.
 
     Raises SharedFault where a node cannot do it: the run then does not start.
     """
     mine = ranks.first if system.nodes.one_machine else ranks.first_of_node
-    method = system.campaign.cache_clear
-    record = look_before(ranks, lambda: clear_caches(method, files) if mine else None)
+    campaign = system.campaign
+
+    def clear() -> dict[str, Any]:
+        record = clear_caches(campaign.cache_clear, files, campaign.cache_clear_command)
+        if campaign.profile != "demo":  # its small files are read by several runs at a time
+            check_cleared(record)
+        return record
+
+    record = look_before(ranks, lambda: clear() if mine else None)
     records = ranks.gather((ranks.hosts[ranks.rank], record))
     return {"hosts": {host: done for host, done in records if done is not None}}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from harness.affinity import Binding
 from harness.commands import GOOD, NOT_GOOD
 from harness.config import load_config, logged_values
 from harness.process_group import join, select_device, synchronize
@@ -24,6 +25,7 @@ from harness.schedules import PolynomialWarmup, resnet_evaluation_epochs
 from harness.seeds import derive_seed, draw_seed
 from harness.systems import System, load_system
 from harness.trainer import (
+    bind_to_cores,
     clear_node_caches,
     look_before,
     parse_trainer_arguments,
@@ -99,18 +101,20 @@ def prepare(options: argparse.Namespace) -> Run:
     system = load_system(options.system)
     config = load_config(ROOT / system.benchmarks.resnet.config, Config)
     ranks = find_ranks(system.nodes)
+    binding = bind_to_cores(system, ranks)
     ranks.agree(config.batch.check_world_size(ranks.world_size))
     device = look_before(ranks, lambda: select_device(system, ranks))
     manifest = look_before(ranks, lambda: read_manifest(ROOT / system.benchmarks.resnet.data))
     caches = clear_node_caches(system, ranks, manifest.files())
     join(system, ranks, device)
-    return build(system, config, ranks, device, manifest, caches, options.log)
+    return build(system, config, ranks, binding, device, manifest, caches, options.log)
 
 
 def build(
     system: System,
     config: Config,
     ranks: Ranks,
+    binding: Binding,
     device: torch.device,
     manifest: Manifest,
     caches: dict[str, object],
@@ -121,7 +125,7 @@ def build(
     clock.log_submission("resnet", system.submission)
     if system.campaign.profile == "demo":
         clock.log("demonstration", True)
-    log_provenance(clock, "resnet", system, ranks)
+    log_provenance(clock, "resnet", system, ranks, binding)
     clock.log_cache_clear(caches)
     clock.start_init()
     seed = draw_seed(ranks)

@@ -173,9 +173,9 @@ def test_one_rank_of_each_node_clears_its_caches(
     ranks = Ranks(rank, 4, local_rank, 2, rank // 2, ("a", "a", "b", "b"), "openmpi")
     cleared: list[Path] = []
 
-    def clear(method: str, files: list[Path]) -> dict[str, Any]:
+    def clear(method: str, files: list[Path], command: Sequence[str]) -> dict[str, Any]:
         cleared.extend(files)
-        return clear_caches(method, files)
+        return clear_caches(method, files, command)
 
     monkeypatch.setattr("harness.trainer.clear_caches", clear)
     monkeypatch.setattr(Ranks, "gather", lambda ranks, value: [value])
