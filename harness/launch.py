@@ -40,10 +40,17 @@ def compose_command(system: System, file: Path, benchmark: str, log: Path) -> li
     file: the system file, which every rank reads again.
     Nothing is started or looked at beyond the user id (mpirun refuses root unless told).
     """
-    trainer = ["-m", f"{benchmark}.train", "run"]
-    trainer += ["--system", str(file), "--log", str(log)]
+    trainer = [f"{benchmark}.train", "run", "--system", str(file), "--log", str(log)]
+    return compose_ranks(system, trainer, [file.parent, log.parent])
+
+
+def compose_ranks(system: System, module: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """Compose the command line that starts one module on every rank, as a run is started.
+
+    module: what follows `python -m`. folders: what it reads or writes inside a container.
+    """
     variables = {name: variable.value for name, variable in system.environment.items()}
-    inner = [*_find_python(system, [file.parent, log.parent], variables, ranks=True), *trainer]
+    inner = [*_find_python(system, folders, variables, ranks=True), "-m", *module]
     if system.launch.launcher == "mpirun":
         return [*_compose_mpirun(system, variables), *inner]
     assignments = [f"{name}={value}" for name, value in variables.items()]
