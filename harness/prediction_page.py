@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from html import escape
 
 import numpy as np
 
+from harness.page import DEMONSTRATION, write_chart, write_document, write_figure, write_table
 from harness.prediction_advice import list_changes
 from harness.prediction_campaign import compute_expected
 from harness.prediction_forecast import Forecast
@@ -29,44 +28,17 @@ from harness.prediction_report import NAMES, combine_scores
 from harness.prediction_time import TERM_NAMES, Terms
 from harness.systems import System
 
-STYLE = """
-body { margin: 0 auto; padding: 1.2rem; max-width: 72rem; color: #1d2939; background: #fff;
-  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-h2 { margin: 2.2rem 0 .6rem; padding-bottom: .25rem; border-bottom: 2px solid #d5dae1; }
-.demonstration { padding: .8rem 1rem; border: 4px solid #b42318; color: #b42318; font-size: 1.5rem;
-  font-weight: 800; text-align: center; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr));
-  gap: .8rem; }
-.figures div { border: 1px solid #d5dae1; border-radius: .4rem; padding: .6rem .8rem; }
-.figures b { display: block; font-size: 1.55rem; }
-.figures span, figcaption { font-size: .88rem; color: #475467; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr));
-  gap: 1.2rem; }
-figure { margin: 0; min-width: 0; }
-figure svg { display: block; width: 100%; height: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
-th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid #d5dae1; }
-"""
 NODES = (1, 2, 4, 8, 16)
 
 
 def write_page(system: System, forecasts: dict[str, Forecast]) -> str:
-    """Write the page: self-contained, with a content policy that forbids all but its own style."""
-    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
-    body = "\n".join(_write_body(system, forecasts))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Prediction: {escape(system.name)}</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
+    """Write the page of a prediction."""
+    return write_document(f"Prediction: {system.name}", _write_body(system, forecasts))
 
 
 def _write_body(system: System, forecasts: dict[str, Forecast]) -> Iterator[str]:
     if system.campaign.profile == "demo":
-        yield '<p class="demonstration">DEMONSTRATION: small models, made data</p>'
+        yield DEMONSTRATION
     yield f"<h1>Prediction for {escape(system.name)}</h1>"
     yield (
         f"<p>{system.nodes.count} nodes of {system.nodes.ranks_per_node} ranks. Nothing here was "
@@ -75,24 +47,17 @@ def _write_body(system: System, forecasts: dict[str, Forecast]) -> Iterator[str]
     yield '<div class="figures">'
     score = combine_scores(forecasts)
     if score is not None:
-        yield _write_figure("score = 7.19/R + 9.05/B", score[0], score[1:], "")
+        yield _write_band("score = 7.19/R + 9.05/B", score[0], score[1:], "")
     for found in forecasts.values():
-        yield _write_figure(
-            f"{LETTERS[found.benchmark]}, {NAMES[found.benchmark]}",
-            found.minutes,
-            found.band,
-            " min",
-        )
+        label = f"{LETTERS[found.benchmark]}, {NAMES[found.benchmark]}"
+        yield _write_band(label, found.minutes, found.band, " min")
     yield "</div>"
     for found in forecasts.values():
         yield from _write_benchmark(system, found)
 
 
-def _write_figure(label: str, value: float, band: tuple[float, ...], unit: str) -> str:
-    return (
-        f"<div><b>{value:.3f}{unit}</b><span>{escape(label)}<br>{band[0]:.3f} to {band[1]:.3f}"
-        "</span></div>"
-    )
+def _write_band(label: str, value: float, band: tuple[float, ...], unit: str) -> str:
+    return write_figure(f"{value:.3f}{unit}", label, f"{band[0]:.3f} to {band[1]:.3f}")
 
 
 def _write_benchmark(system: System, found: Forecast) -> Iterator[str]:
@@ -104,16 +69,16 @@ def _write_benchmark(system: System, found: Forecast) -> Iterator[str]:
         for field in fields(Terms)
         if (seconds := getattr(found.terms, field.name)) > 0
     ]
-    yield _write_chart(draw_bars(rows, "time by term"), "Where the time of one run goes")
+    yield write_chart(draw_bars(rows, "time by term"), "Where the time of one run goes")
     minutes = found.campaigns.minutes
     valid = minutes[~np.isnan(minutes)]
     label = f"{LETTERS[found.benchmark]}, minutes"
-    yield _write_chart(
+    yield write_chart(
         draw_histogram(valid, found.band, label, "simulated campaigns"),
         f"{len(valid):,} simulated campaigns; in colour, the band",
     )
     if not system.nodes.one_machine:
-        yield _write_chart(
+        yield write_chart(
             draw_scaling(found), "This rate and global batch on more or fewer nodes, and what was "
             "published (point at a mark for its name)",
         )  # fmt: skip
@@ -123,22 +88,16 @@ def _write_benchmark(system: System, found: Forecast) -> Iterator[str]:
     yield "</section>"
 
 
-def _write_chart(svg: str, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
 def _write_changes(found: Forecast) -> Iterator[str]:
     changes = list_changes(found)
     if not changes:
         return
-    yield "<table><thead><tr><th>change</th><th>minutes saved</th><th>score gained</th></tr>"
-    yield "</thead>"
-    for change in changes:
-        yield (
-            f"<tr><td>{escape(change.what)}</td><td>{change.gain_minutes:.3f}</td>"
-            f"<td>{change.gain_score:.3f}</td></tr>"
-        )
-    yield "</table>"
+    rows = [
+        (change.what, f"{change.gain_minutes:.3f}", f"{change.gain_score:.3f}")
+        for change in changes
+    ]
+    head = ("change", "minutes saved", "score gained")
+    yield from write_table(head, rows, numbers=frozenset({1, 2}))
 
 
 def draw_scaling(found: Forecast) -> str:
