@@ -1,0 +1,258 @@
+"""`python -m harness.tune --system NAME --budget MINUTES`: search what the rules leave free."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.commands import GOOD, NOT_GOOD, Parser, run_command
+from harness.files import write_atomically
+from harness.predict import count, count_cores, positive
+from harness.progress import format_seconds
+from harness.systems import System, find_system_file, load_system
+from harness.tuning_files import read_text, replace_values, write_tuned
+from harness.tuning_knobs import Key, Knob, Value, Values, list_knobs, take_count
+from harness.tuning_probes import Measured, Ranks, choose_ranks, compose_input, compose_step
+from harness.tuning_probes import measure as run_probes
+from harness.tuning_record import Record, Trial, describe_origin
+from harness.tuning_report import Search, describe, write_page, write_text
+from harness.tuning_search import (
+    Budget,
+    Decision,
+    OutOfTime,
+    count_tests,
+    count_trials,
+    search_knob,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ("resnet", "bert")
+# Steps of the trial that finds how many steps fill --seconds, and the least and most of them.
+FIRST_STEPS, LEAST_STEPS, MOST_STEPS = 5, 5, 2000
+
+
+class Tuning:
+    """One search: its files, what was tried, and what is chosen so far."""
+
+    def __init__(self, system: System, ranks: Ranks, budget: Budget, options: Any) -> None:
+        self.system, self.ranks, self.budget, self.options = system, ranks, budget, options
+        names = BENCHMARKS if options.benchmark == "all" else (options.benchmark,)
+        self.files = {n: ROOT / getattr(system.benchmarks, n).config for n in names}
+        texts = {name: read_text(file) for name, file in self.files.items()}
+        self.texts = {name: text for name, (text, _) in texts.items()}
+        self.tables = {name: table for name, (_, table) in texts.items()}
+        self.knobs = {
+            name: list_knobs(self.files[name], name, self.tables[name], count_cores())
+            for name in names
+        }
+        self.chosen: dict[str, dict[Key, Value]] = {name: {} for name in names}
+        self.most_trials = count_trials([knob for name in names for knob in self.knobs[name]])
+        self.made = 0
+        self.record: Record
+
+    def search(self, record: Record) -> list[Decision]:
+        """Search all knobs: those of the step first, since the input only has to keep up."""
+        self.record = record
+        knobs = [knob for found in self.knobs.values() for knob in found]
+        tests = count_tests(knobs)
+        decisions = []
+        for knob in sorted(knobs, key=lambda one: one.kind == "input"):
+            found = search_knob(knob, self.measure, self.options.level / tests)
+            self.chosen[knob.benchmark].update(found.changed)
+            decisions.append(found)
+        return decisions
+
+    def measure(self, knob: Knob, values: Values, number: int) -> Measured:
+        """Make one trial, or take it from an earlier call. Raises OutOfTime."""
+        changes = {**self.chosen[knob.benchmark], **dict(zip(knob.keys, values, strict=True))}
+        if knob.kind == "input":
+            return self._try(knob.benchmark, knob.name, knob.describe(values), number, changes, 0)
+        # How many steps are timed is found with the present values, once, and is the same for all.
+        first = self._try(knob.benchmark, "steps", "present", 0, {}, FIRST_STEPS)
+        if first.misused:
+            return first
+        steps = FIRST_STEPS
+        if first.status == "measured":
+            steps = round(self.options.seconds / first.step_seconds["median"])
+        steps = min(max(steps, LEAST_STEPS), MOST_STEPS)
+        return self._try(knob.benchmark, knob.name, knob.describe(values), number, changes, steps)
+
+    def _try(
+        self, benchmark: str, knob: str, settings: str, number: int,
+        changes: Mapping[Key, Value], steps: int,
+    ) -> Measured:  # fmt: skip
+        earlier = self.record.find(benchmark, knob, settings, number)
+        if earlier is not None:
+            return earlier
+        limit, table = self.budget.allow(), self.tables[benchmark]
+        found = run_probes(
+            self._compose(benchmark, changes, steps), "step" if steps else "input", limit
+        )
+        batch: Key = ("batch", "local_batch_size")
+        local = int(changes.get(batch) or take_count(self.files[benchmark], table, batch))
+        trial = Trial(benchmark, knob, settings, number, local, found)
+        self.record.add(trial)
+        found = self.record.weigh(trial)
+        self.made += 1
+        self.budget.longest_trial_seconds = max(self.budget.longest_trial_seconds, found.seconds)
+        self._report(benchmark, knob, settings, found)
+        if found.status == "cut off" and self.budget.left_seconds <= 1:
+            raise OutOfTime
+        return found  # cut off long before the end: as good as failed, until the next call
+
+    def _compose(self, benchmark: str, changes: Mapping[Key, Value], steps: int) -> list[list[str]]:
+        file = self.files[benchmark]
+        if steps:
+            trial = self.record.folder / f".trial_{benchmark}.toml"
+            with write_atomically(trial) as target:
+                target.write(replace_values(file, self.texts[benchmark], changes))
+            config = trial.resolve()
+            return [
+                compose_step(self.ranks, rank, benchmark, config, steps)
+                for rank in range(self.ranks.count)
+            ]
+        table = copy.deepcopy(self.tables[benchmark])
+        for (section, key), value in changes.items():
+            table[section][key] = value
+        data = ROOT / self.system.benchmarks.resnet.data
+        return [
+            compose_input(self.ranks, rank, data, file, table, self.options.seconds)
+            for rank in range(self.ranks.count)
+        ]
+
+    def _report(self, benchmark: str, knob: str, settings: str, found: Measured) -> None:
+        """One line on stderr: what was found, how fast trials go, and how long still."""
+        spent = time.monotonic() - self.budget.start_seconds
+        said = f"{found.samples_per_second:,.1f} samples/s"
+        if found.status != "measured":
+            said = f"{found.status}: {found.message}"
+        left = max(0.0, self.budget.left_seconds)
+        most = max(0, self.most_trials - len(self.record.trials)) * spent / self.made
+        print(
+            f"tune: trial {len(self.record.trials)} of at most {self.most_trials}: {benchmark}, "
+            f"{knob}, {settings}: {said} ({60 * self.made / spent:.1f} trials a minute, at most "
+            f"{format_seconds(min(left, most))} left)",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Search, write the folder and print the table; status 1 where nothing could be measured."""
+    options = parse(arguments)
+    system_file = find_system_file(options.system, ROOT / "systems")
+    system = load_system(system_file)
+    output: Path = options.output or ROOT / "results" / "tune" / system.name
+    ranks = choose_ranks(system, options.ranks)
+    budget = Budget(60 * options.budget)
+    tuning = Tuning(system, ranks, budget, options)
+    for name, file in tuning.files.items():  # before any time is spent
+        keys = [key for knob in tuning.knobs[name] for key in knob.keys]
+        present = [value for knob in tuning.knobs[name] for value in knob.present]
+        replace_values(file, tuning.texts[name], dict(zip(keys, present, strict=True)))
+        if name == "resnet":
+            compose_input(ranks, 0, ROOT, file, tuning.tables[name], options.seconds)
+    settings = {
+        "ranks at once (--ranks)": ranks.count, "--seconds": options.seconds,
+        "--benchmark": options.benchmark, "--level": options.level,
+    }  # fmt: skip
+    record = Record(output, describe_origin({"system": system_file, **tuning.files}, settings))
+    # An end by the job's system ends the probes too, as Ctrl-C does.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with record.open():
+            try:
+                search = _search(tuning, record, system)
+            finally:
+                for name in BENCHMARKS:
+                    (output / f".trial_{name}.toml").unlink(missing_ok=True)
+            return _write(output, system_file, tuning, search)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _search(tuning: Tuning, record: Record, system: System) -> Search:
+    decisions = tuning.search(record)
+    devices = sorted({one.measured.device for one in record.trials if one.measured.device})
+    return Search(
+        system=system.name,
+        demonstration=system.campaign.profile == "demo",
+        ranks=tuning.ranks.count,
+        device=" and ".join(devices),
+        level=tuning.options.level,
+        tests=count_tests([decision.knob for decision in decisions]),
+        most_trials=tuning.most_trials,
+        record=record,
+        decisions=decisions,
+    )
+
+
+def _write(output: Path, system_file: Path, tuning: Tuning, search: Search) -> int:
+    tuned = {name: (file, tuning.chosen[name]) for name, file in tuning.files.items()}
+    target = write_tuned(output, system_file, tuned)
+    with write_atomically(output / "report.html") as page:
+        page.write(write_page(search))
+    if tuning.options.json:
+        print(json.dumps(describe(search), indent=1, allow_nan=False))
+    else:
+        print("\n".join(write_text(search)))
+    changed = any(decision.changed for decision in search.decisions)
+    print(f"wrote {output / 'report.html'} and {target}", file=sys.stderr)
+    if not changed:
+        print("nothing is changed by it: no value was shown to be faster", file=sys.stderr)
+    tried = [d for d in search.decisions if d.knob.candidates]
+    measured = any(one.rates for d in tried for one in (d.present, *d.candidates))
+    if tried and not measured:
+        said = next((d.present.message for d in tried if d.present.message), "")
+        print(f"nothing could be measured within the budget: {said or 'raise it'}", file=sys.stderr)
+        return NOT_GOOD
+    return GOOD
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line. Raises SystemExit 2 with one sentence for what makes no sense."""
+    parser = Parser(
+        prog="python -m harness.tune",
+        description="Search, by probes on this machine, what the rules leave free and what cannot "
+        "change convergence; the same command goes on where it was stopped.",
+    )
+    parser.add_argument("--system", required=True, help="a name in systems/, or a system file")
+    parser.add_argument(
+        "--budget", required=True, type=positive("--budget"), metavar="MINUTES",
+        help="of this call; no probe runs longer",
+    )  # fmt: skip
+    parser.add_argument("--benchmark", choices=(*BENCHMARKS, "all"), default="all")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="default: results/tune/NAME of the system"
+    )
+    parser.add_argument(
+        "--ranks", type=count("--ranks"), metavar="N",
+        help="probed at once on this machine (default: all of a node)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=positive("--seconds"), default=3.0, help="measured in a trial (default 3)"
+    )
+    parser.add_argument(
+        "--level", type=_level, default=0.05, metavar="P",
+        help="the chance that anything kept is noise (default 0.05)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    return parser.parse_args(arguments)
+
+
+def _level(text: str) -> float:
+    value = positive("--level")(text)
+    if value >= 0.5:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 0.5, is '{text}'")
+    return value
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,99 @@
+"""The tuned files: values replaced where they stand, every other character as it was."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.commands import InputError
+from harness.files import write_atomically
+from harness.tuning_knobs import Key, Value
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE_LIMIT_BYTES = 1 << 20
+HEADER = re.compile(r"\s*\[\s*([\w.-]+)\s*\]\s*(#.*)?$")
+# key = value, where the value is one plain number or text on this line.
+LINE = re.compile(r"""(\s*([\w-]+)\s*=\s*)([+-]?\w+|"[^"\\]*"|'[^']*')(\s*(#.*)?)$""")
+
+
+def read_text(path: Path) -> tuple[str, dict[str, Any]]:
+    """Read a TOML file as text and as a table. Raises InputError where it is none."""
+    try:
+        if path.stat().st_size > SIZE_LIMIT_BYTES:
+            raise InputError(f"{path}: larger than 1 MiB, which no configuration is")
+        text = path.read_bytes().decode("utf-8")  # line ends stay as they are
+        return text, tomllib.loads(text)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such configuration file") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from None
+
+
+def replace_values(file: Path, text: str, changes: Mapping[Key, Value]) -> str:
+    """Replace values in the text of a TOML file; comments and all other keys stay.
+
+    file: for messages. That nothing else has changed is checked by reading both texts again.
+    Raises InputError where a value does not stand on a line of its own, as `key = value`.
+    """
+    wanted, lines, section = dict(changes), text.split("\n"), ""
+    for number, line in enumerate(lines):
+        if header := HEADER.match(line):
+            section = header.group(1)
+        elif (found := LINE.match(line)) and (section, found.group(2)) in wanted:
+            written = json.dumps(wanted.pop((section, found.group(2))))
+            lines[number] = f"{found.group(1)}{written}{found.group(4)}"
+    changed = "\n".join(lines)
+    expected = tomllib.loads(text)
+    for (name, key), value in changes.items():
+        table = expected
+        for part in name.split("."):
+            table = table.get(part, {})
+        table[key] = value
+    try:
+        same = tomllib.loads(changed) == expected
+    except tomllib.TOMLDecodeError:
+        same = False
+    if wanted or not same:
+        names = ", ".join(f"{key} of [{name}]" for name, key in wanted or changes)
+        raise InputError(
+            f"{file}: cannot replace {names} where it stands: write each as a line 'key = value' "
+            "below its [section]"
+        )
+    return changed
+
+
+def write_tuned(
+    folder: Path, system_file: Path, tuned: Mapping[str, tuple[Path, Mapping[Key, Value]]]
+) -> Path:
+    """Write configs/BENCHMARK.toml for each benchmark and systems/NAME.toml, which names them.
+
+    tuned: benchmark -> its present configuration file and the values to replace. Returns the
+    system file, which `./run_and_time.sh --system` takes. Raises InputError and OSError.
+    """
+    places: dict[Key, Value] = {}
+    for benchmark, (file, changes) in tuned.items():
+        target = folder / "configs" / f"{benchmark}.toml"
+        _write(target, replace_values(file, read_text(file)[0], changes))
+        absolute = target.resolve()
+        inside = absolute.is_relative_to(ROOT)
+        places["benchmarks." + benchmark, "config"] = (
+            absolute.relative_to(ROOT) if inside else absolute
+        ).as_posix()
+    target = folder / "systems" / system_file.name
+    _write(target, replace_values(system_file, read_text(system_file)[0], places))
+    return target
+
+
+def _write(target: Path, text: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomically(target) as file:
+        file.write(text)
