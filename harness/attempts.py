@@ -24,8 +24,8 @@ RECORD = re.compile(r"(resnet|bert)_(\d{1,6})_(\d{1,6})\.json", re.ASCII)
 TELLING = (
     re.compile(r"^error: (?!lost the connection|interrupted)"),
     re.compile(
-        r"noticed that process|lost communication|[Nn]ode failure|NODE FAIL|No space left"
-        r"|task \d+: (Killed|Exited)|DUE TO (TIME LIMIT|NODE FAILURE)"
+        r"noticed that process|exiting improperly|lost communication|[Nn]ode failure|NODE FAIL"
+        r"|No space left|task \d+: (Killed|Exited)|DUE TO (TIME LIMIT|NODE FAILURE)"
     ),
     re.compile(r"^(\w+\.)*\w*(Error|Exception)\b"),
     re.compile(r"CANCELLED|exited (on|with)|exited without|terminated|Killed"),

@@ -106,6 +106,8 @@ def print_commands(
 ) -> int:
     """Print what would be started, a line a run, and start nothing."""
     describe_settings(system, file)
+    if system.container.runtime != "none":
+        check_folders([results.folder])
     copy = results.folder / f"{system.name}.toml"
     for benchmark in benchmarks:
         for run in range(runs or settings_of(system, benchmark).runs):

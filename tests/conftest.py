@@ -76,7 +76,12 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def kit(tmp_path: Path, small_data: Path) -> Kit:
     """A system of four CPU ranks whose runs end at their first evaluation, target missed."""
-    folder = tmp_path / "kit"
+    return make_kit(tmp_path, small_data)
+
+
+def make_kit(parent: Path, small_data: Path) -> Kit:
+    """Make the small system in a new folder below `parent`."""
+    folder = parent / "kit"
     folder.mkdir()
     files = {
         "system": folder / "small.toml",

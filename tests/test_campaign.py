@@ -29,8 +29,9 @@ def run_campaign(kit: Kit, results: Path, *options: str) -> subprocess.Completed
 
 
 def lengthen(kit: Kit) -> None:
-    """Make a ResNet run last for minutes, so that it can be disturbed."""
-    kit.change(kit.resnet_config, ("decay_epochs = 2", "decay_epochs = 4000"))
+    """Make a ResNet run last for minutes and learn nothing, so that it can be disturbed."""
+    pairs = ("decay_epochs = 2", "decay_epochs = 4000"), ("rate = 5.0", "rate = 0.0002")
+    kit.change(kit.resnet_config, *pairs)
 
 
 def wait_for(condition: object, seconds: float = 90) -> None:

@@ -1,0 +1,114 @@
+"""Where the virtual hosts can be made: root, their tools, an image, and nobody else's hosts up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Kit, make_kit
+from tests.multinode.cluster import SMALL_BYTES, Cluster, SharedKit, share_kit
+
+STATE = Path("/run/vcluster")
+
+
+def find_tools() -> Path:
+    """The folder of the cluster's tools: LP_CLUSTER_TOOLS, or beside the checkout."""
+    named = os.environ.get("LP_CLUSTER_TOOLS")
+    return Path(named) if named else ROOT.parent / "shared" / "tools" / "cluster"
+
+
+def cluster_folder() -> Path:
+    """Where the tools keep the hosts' root file system and what all hosts see."""
+    return Path(os.environ.get("CLUSTER_DIR", "/var/tmp/vcluster"))
+
+
+def find_image() -> Path:
+    """The image to test with: LP_IMAGE, or built now where LP_BUILD_IMAGE=1. Skips without."""
+    if named := os.environ.get("LP_IMAGE"):
+        return Path(named)
+    if os.environ.get("LP_BUILD_IMAGE") != "1":
+        pytest.skip("no image: name one with LP_IMAGE, or LP_BUILD_IMAGE=1 to build one (minutes)")
+    return build_image(cluster_folder() / "test-image")
+
+
+def build_image(folder: Path) -> Path:
+    """Build Singularity.def as the plain user on the tools' CPU base."""
+    kit, image = folder / "kit", folder / "kit.sif"
+    shutil.rmtree(folder, ignore_errors=True)
+    ignored = shutil.ignore_patterns(".git", ".venv", "data", "results", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, kit, ignore=ignored)
+    for name in ("cache", "tmp"):
+        (folder / name).mkdir()
+    subprocess.run(["chown", "-R", "1000:1000", str(folder)], check=True)
+    arguments = [f"BOOTSTRAP=docker-archive BASE_IMAGE={cluster_folder()}/base.tar DEVICE=cpu"]
+    options = [f"--build-arg={word}" for word in arguments[0].split()]
+    subprocess.run(
+        [str(find_tools() / "sing"), "apptainer", "build", "--fakeroot", "--mksquashfs-args",
+         "-comp zstd -Xcompression-level 3", *options, str(image), "Singularity.def"],
+        cwd=kit, check=True,
+        env={**os.environ, "APPTAINER_CACHEDIR": f"{folder}/cache",
+             "APPTAINER_TMPDIR": f"{folder}/tmp"},
+    )  # fmt: skip
+    return image
+
+
+@pytest.fixture(scope="session")
+def image() -> Path:
+    """The image that the ranks run in. Skips, with the reason, where the hosts cannot be made."""
+    if os.geteuid() != 0:
+        pytest.skip("the virtual hosts need root")
+    if not (find_tools() / "vcluster").is_file():
+        pytest.skip(f"no tools for virtual hosts in {find_tools()} (LP_CLUSTER_TOOLS)")
+    if not (cluster_folder() / "root" / "usr" / "bin" / "apptainer").is_file():
+        pytest.skip(f"no root file system of hosts in {cluster_folder()}: run make-root")
+    if STATE.exists():
+        pytest.skip(f"virtual hosts are up already ({STATE}): take them down first")
+    return find_image()
+
+
+@pytest.fixture(scope="session")
+def shared_folder(image: Path) -> Iterator[Path]:
+    """A folder that all hosts see at its path, with tight/ on a little file system of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="test-", dir=cluster_folder()))
+    folder.chmod(0o755)
+    tight = folder / "tight"
+    tight.mkdir()
+    subprocess.run(
+        [
+            "mount",
+            "-t",
+            "tmpfs",
+            "-o",
+            f"size={SMALL_BYTES},uid=1000,gid=1000",
+            "tmpfs",
+            str(tight),
+        ],
+        check=True,
+    )
+    yield folder
+    subprocess.run(["umount", str(tight)], check=True)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def shared_kit(
+    image: Path, shared_folder: Path, small_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> SharedKit:
+    """The checkout's code and small data where all hosts see them."""
+    kit: Kit = make_kit(tmp_path_factory.mktemp("multinode"), small_data)
+    return share_kit(kit, shared_folder / "shared", image)
+
+
+@pytest.fixture(scope="session")
+def cluster(shared_folder: Path, shared_kit: SharedKit) -> Iterator[Cluster]:
+    """Four hosts, taken down at the end."""
+    cluster = Cluster(find_tools() / "vcluster", shared_folder)
+    cluster.call("up")
+    yield cluster
+    cluster.call("down")
