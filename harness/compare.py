@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.commands import GOOD, NOT_GOOD, Parser, run_command
-from harness.comparison_sides import Section, compare
+from harness.commands import GOOD, NOT_GOOD, InputError, Parser, run_command
+from harness.comparison_page import write_page
+from harness.comparison_sides import Section, compare, read_probes
 from harness.comparison_statistics import Difference
+from harness.files import write_atomically
 
 NAMES = {"resnet": "ResNet-50", "bert": "BERT-large"}
 
@@ -25,19 +28,51 @@ def main(arguments: Sequence[str]) -> int:
         "validity are compared by `python -m scoring compare`.",
     )
     parser.add_argument("first", type=Path, metavar="A", help="before")
-    parser.add_argument("second", type=Path, metavar="B", help="after")
+    parser.add_argument(
+        "second", type=Path, metavar="B", nargs="?",
+        help="after; without it --report pictures the probes of A alone",
+    )  # fmt: skip
     parser.add_argument(
         "--level", type=_level, default=0.05, metavar="P",
         help="of significance: the chance to call noise a change (default: 0.05)",
     )  # fmt: skip
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write one HTML page")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     options = parser.parse_args(arguments)
+    if options.second is None:
+        if options.report is None or options.json:
+            parser.error(
+                "give B to compare with, or --report FILE alone to picture the probes of A"
+            )
+        return _picture(options)
     sections = compare(options.first, options.second, options.level)
+    if options.report is not None:
+        _write_report((options.first, options.second), sections, options)
     if options.json:
         print(json.dumps(describe(sections, options), indent=1))
     else:
         print("\n".join(write_text(sections, options)))
     return NOT_GOOD if any(section.slower for section in sections) else GOOD
+
+
+def _picture(options: argparse.Namespace) -> int:
+    """Write the page of one side, which must hold probes."""
+    if not read_probes(options.first):
+        raise InputError(
+            f"{options.first} holds no probes: give a probe's --json document or a folder of them, "
+            "or a second results folder to compare with"
+        )
+    _write_report((options.first,), [], options)
+    return GOOD
+
+
+def _write_report(
+    sides: Sequence[Path], sections: Sequence[Section], options: argparse.Namespace
+) -> None:
+    page = write_page(sides, sections, options.level)
+    with write_atomically(options.report) as file:
+        file.write(page)
+    print(f"wrote {options.report}", file=sys.stderr)
 
 
 def _level(text: str) -> float:

@@ -26,6 +26,8 @@ MEASURES = {
 class RunTimes:
     """One run; minutes and converged_at are None where it missed its target.
 
+    seconds: of the whole run, evaluations_seconds: of all its evaluations; rates: (minutes since
+    run_start, samples a second) of each interval between evaluations, at its end.
     samples_per_second: of the whole run less its evaluations. first_interval_extra_seconds: what
     training up to the first evaluation took longer than at the pace of the later intervals.
     """
@@ -37,6 +39,9 @@ class RunTimes:
     first_interval_extra_seconds: float | None
     minutes: float | None
     converged_at: float | None
+    seconds: float
+    evaluations_seconds: float
+    rates: tuple[tuple[float, float], ...]
 
 
 def list_logs(folder: Path, benchmark: str) -> list[Path]:
@@ -76,6 +81,9 @@ def read_run(log: Path, benchmark: str) -> RunTimes:
         first_interval_extra_seconds=_measure_first_interval(begun, evaluations),
         minutes=seconds / 60 if reached else None,
         converged_at=last if reached else None,
+        seconds=seconds,
+        evaluations_seconds=spent,
+        rates=tuple(_list_rates(begun, evaluations, unit)),
     )
 
 
@@ -92,6 +100,18 @@ def _measure_first_interval(
         return None
     pace = (last[0] - first[1] - between) / trained
     return (first[0] - begun - pace * first[2]) / 1000
+
+
+def _list_rates(
+    begun: float, evaluations: list[tuple[float, float, float]], unit: int
+) -> Iterator[tuple[float, float]]:
+    """(minutes since run_start, samples a second) of each interval of training, at its end."""
+    trained_from, point = begun, 0.0
+    for start, end, reached in evaluations:
+        if start > trained_from and reached > point:
+            rate = (reached - point) * unit / (start - trained_from) * 1000
+            yield (start - begun) / 60_000, rate
+        trained_from, point = end, reached
 
 
 def _list_events(log: Path) -> Iterator[dict[str, Any]]:

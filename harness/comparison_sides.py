@@ -31,7 +31,7 @@ def compare(first: Path, second: Path, level: float) -> list[Section]:
 
     Raises InputError where a side is neither, or the sides have nothing in common.
     """
-    sides = [_read_probes(path) for path in (first, second)]
+    sides = [read_probes(path) for path in (first, second)]
     if all(sides):
         return _compare_probe_sides(sides, level)
     if any(sides):
@@ -52,7 +52,7 @@ def compare(first: Path, second: Path, level: float) -> list[Section]:
     return sections
 
 
-def _read_probes(path: Path) -> list[Probe]:
+def read_probes(path: Path) -> list[Probe]:
     """The probes of a file or a folder of JSON files; none in a results folder."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")

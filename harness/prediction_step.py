@@ -42,7 +42,7 @@ class Probe:
     """What a trainer's probe measured: one rank's step on synthetic data.
 
     batch: samples of one step, accumulation included; steps: how many were timed; seconds: their
-    median; spread: half of p10 to p90 over the median, the unsteadiness of one step.
+    median; p10, p90: the percentiles about it.
     """
 
     file: str
@@ -52,7 +52,13 @@ class Probe:
     batch: int
     steps: int
     seconds: float
-    spread: float
+    p10: float
+    p90: float
+
+    @property
+    def spread(self) -> float:
+        """Half of p10 to p90 over the median: the unsteadiness of one step."""
+        return (self.p90 - self.p10) / 2 / self.seconds
 
 
 def read_probe(path: Path, benchmark: str | None = None) -> Probe:
@@ -85,7 +91,8 @@ def read_probe(path: Path, benchmark: str | None = None) -> Probe:
         batch=int(batch),
         steps=int(steps),
         seconds=median,
-        spread=(high - low) / 2 / median,
+        p10=low,
+        p90=high,
     )
 
 

@@ -258,3 +258,64 @@ def test_hostile_lines_are_passed_over(tmp_path: Path):
     with open(path, "ab") as file:
         file.write(b"\n:::MLLOG {\n:::MLLOG []\n:::MLLOG " + b"[" * 50_000 + b"\n\xff\xfe\n")
     assert read_run(path, "bert").converged_at == 3000
+
+
+def read_page(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    assert "<script" not in text and "<img" not in text
+    assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+    return text
+
+
+def test_the_page_of_two_folders_of_probes(tmp_path: Path, capsys: Any):
+    for side, median in (("a", 0.1), ("b", 0.08)):
+        for number in range(4):
+            probe = tmp_path / side / f"{number}.json"
+            write_probe(probe, median * (1 + 0.001 * number), device="<b>GPU</b>")
+    page = tmp_path / "page.html"
+    compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--report", str(page)])
+    text = read_page(page)
+    assert "A to B, real" in text and "step time" in text
+    assert text.count("<circle") == 2 * (4 * 3 + 1) + 2 * (4 + 1), "points and legends"
+    assert f"wrote {page}" in capsys.readouterr().err
+
+
+def test_the_page_of_two_results_folders(tmp_path: Path):
+    first = write_results(tmp_path / "a", 10.0)
+    second = write_results(tmp_path / "b", 11.0, seed=1)
+    page = tmp_path / "page.html"
+    assert compare.main([str(first), str(second), "--report", str(page)]) == 1
+    text = read_page(page)
+    assert "Where the time of a mean run went" in text
+    assert "Training rate between evaluations" in text
+
+
+def test_rates_over_time_leave_evaluation_and_the_first_interval_apart(tmp_path: Path):
+    log = write_log(tmp_path / "x.txt", make_events("bert", 0.01, 3, first=5.0))
+    run = read_run(log, "bert")
+    minutes, rates = zip(*run.rates, strict=True)
+    assert minutes == pytest.approx((15 / 60, 27 / 60, 39 / 60))
+    assert rates == pytest.approx((1000 / 15, 100.0, 100.0))
+    assert run.seconds == pytest.approx(41.0)
+    assert run.evaluations_seconds == pytest.approx(6.0)
+
+
+def test_one_probe_is_pictured_alone(tmp_path: Path, capsys: Any):
+    probe = write_probe(tmp_path / "one.json", 0.1, device="<b>GPU</b>")
+    page = tmp_path / "page.html"
+    assert compare.main([str(probe), "--report", str(page)]) == 0
+    text = read_page(page)
+    assert "&lt;b&gt;GPU" in text and "100 ms" in text
+    assert capsys.readouterr().out == ""
+
+
+def test_one_side_alone_needs_probes_and_a_page(tmp_path: Path, capsys: Any):
+    probe = write_probe(tmp_path / "one.json", 0.1)
+    with pytest.raises(SystemExit) as ended:
+        compare.main([str(probe)])
+    assert ended.value.code == 2 and "give B" in capsys.readouterr().err
+    results = write_results(tmp_path / "results", 10.0)
+    page = tmp_path / "page.html"
+    with pytest.raises(InputError, match="holds no probes"):
+        compare.main([str(results), "--report", str(page)])
+    assert not page.exists()
