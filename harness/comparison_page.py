@@ -6,16 +6,27 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from harness.comparison_runs import RunTimes, list_logs, read_run
-from harness.comparison_sides import BENCHMARKS, UNITS, Section, read_probes
+from harness.comparison_runs import MEASURES, RunTimes, list_logs, read_run
+from harness.comparison_sides import BENCHMARKS, UNITS, Section, name_rate, read_probes
 from harness.comparison_statistics import Difference
-from harness.page import write_chart, write_document, write_figure, write_table, write_words
+from harness.page import (
+    DEMONSTRATION,
+    write_chart,
+    write_document,
+    write_figure,
+    write_table,
+    write_words,
+)
 from harness.prediction_pictures import BLUE, ORANGE, Series, draw_bars, draw_points
 from harness.prediction_step import Probe
 
 NAMES = {"resnet": "ResNet-50", "bert": "BERT-large"}
 LETTERS = ("A", "B")
 COLOURS = (BLUE, ORANGE)
+# Measures that stand large at the top; all stand in the tables.
+HEADLINES = {MEASURES[key][0] for key in ("samples_per_second", "evaluation_seconds", "minutes")}
+HEADLINES |= {name_rate(unit) for unit in UNITS.values()}
+CPU = '<p class="demonstration">Probes of a CPU: they say nothing of a GPU.</p>'
 
 
 def write_page(sides: Sequence[Path], sections: Sequence[Section], level: float) -> str:
@@ -28,27 +39,38 @@ def write_page(sides: Sequence[Path], sections: Sequence[Section], level: float)
 
 
 def _write_body(sides: Sequence[Path], sections: Sequence[Section], level: float) -> Iterator[str]:
+    probes = [read_probes(path) for path in sides]
+    runs = {
+        benchmark: [
+            [] if found else [read_run(log, benchmark) for log in list_logs(path, benchmark)]
+            for path, found in zip(sides, probes, strict=True)
+        ]
+        for benchmark in BENCHMARKS
+    }
+    if any(run.demonstration for found in runs.values() for side in found for run in side):
+        yield DEMONSTRATION
+    if any(probe.device.startswith("cpu") for side in probes for probe in side):
+        yield CPU
     yield f"<h1>{'Comparison' if len(sides) > 1 else 'Probes'}</h1>"
     for letter, path in zip(LETTERS, sides, strict=False):
         yield f"<p>{letter} = {write_words(str(path))}</p>"
     yield '<div class="figures">'
     for section in sections:
         for found in section.differences:
+            if found.name not in HEADLINES:
+                continue
             verdict = "real" if found.is_real(level) else "not shown to be real"
             label = f"{NAMES[section.benchmark]}: {found.name}"
             yield write_figure(f"{found.change:+.2%}", label, f"A to B, {verdict}")
     yield "</div>"
-    probes = [read_probes(path) for path in sides]
     for benchmark in BENCHMARKS:
         mine = [[probe for probe in side if probe.benchmark == benchmark] for side in probes]
-        runs = [
-            [] if side else [read_run(log, benchmark) for log in list_logs(path, benchmark)]
-            for path, side in zip(sides, probes, strict=True)
-        ]
         compared = next((one for one in sections if one.benchmark == benchmark), None)
-        if any(mine) or all(runs):
+        if any(mine) or all(runs[benchmark]):
             yield f'<section id="{benchmark}"><h2>{NAMES[benchmark]}</h2><div class="charts">'
-            yield from _picture_probes(benchmark, mine) if any(mine) else _picture_runs(runs)
+            yield from (
+                _picture_probes(benchmark, mine) if any(mine) else _picture_runs(runs[benchmark])
+            )
             yield "</div>"
             yield from _write_section(compared, level) if compared else _list_probes(mine)
             yield "</section>"

@@ -12,6 +12,7 @@ from harness.commands import InputError
 from harness.results import TOKEN
 
 SIZE_LIMIT_BYTES = 64 << 20
+DEMONSTRATION = "demonstration"
 # Names and units of what is compared, in the order of the table.
 MEASURES = {
     "samples_per_second": ("training rate, evaluation excluded", "samples/s"),
@@ -28,6 +29,7 @@ class RunTimes:
 
     seconds: of the whole run, evaluations_seconds: of all its evaluations; rates: (minutes since
     run_start, samples a second) of each interval between evaluations, at its end.
+    demonstration: its log names systems/demo.toml's submitter.
     samples_per_second: of the whole run less its evaluations. first_interval_extra_seconds: what
     training up to the first evaluation took longer than at the pace of the later intervals.
     """
@@ -42,6 +44,7 @@ class RunTimes:
     seconds: float
     evaluations_seconds: float
     rates: tuple[tuple[float, float], ...]
+    demonstration: bool
 
 
 def list_logs(folder: Path, benchmark: str) -> list[Path]:
@@ -84,6 +87,10 @@ def read_run(log: Path, benchmark: str) -> RunTimes:
         seconds=seconds,
         evaluations_seconds=spent,
         rates=tuple(_list_rates(begun, evaluations, unit)),
+        demonstration=any(
+            event["key"] == "submission_org" and event.get("value") == DEMONSTRATION
+            for event in events
+        ),
     )
 
 

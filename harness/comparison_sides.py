@@ -98,11 +98,16 @@ def _compare_probes(
     assert found is not None
     rates = [[1e6 / value for value in side] for side in per_sample]
     shown = [found]
-    rate = compare_values(f"{unit} a second and rank", "/s", rates[0], rates[1], level)
+    rate = compare_values(name_rate(unit), "/s", rates[0], rates[1], level)
     if rate is not None:
         shown.append(rate)
     slower = found.is_real(level) and found.change > 0
     return Section(benchmark, "probes", shown, slower, notes)
+
+
+def name_rate(unit: str) -> str:
+    """The name of a probe's rate: images or sequences a second."""
+    return f"{unit} a second and rank"
 
 
 def _note_probes(first: list[Probe], second: list[Probe]) -> list[str]:

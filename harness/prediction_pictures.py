@@ -112,7 +112,7 @@ def draw_bars(rows: Sequence[tuple[str, float, str]], title: str) -> str:
     parts = []
     for number, (label, value, text) in enumerate(rows):
         y = 8 + number * height
-        length = (WIDTH - label_width - 100) * value / most
+        length = (WIDTH - label_width - 120) * value / most
         colour = COLOURS[number % len(COLOURS)]
         parts.append(_write(label_width - 8, y + 14, label, "end"))
         parts.append(

@@ -286,6 +286,7 @@ def test_the_page_of_two_results_folders(tmp_path: Path):
     page = tmp_path / "page.html"
     assert compare.main([str(first), str(second), "--report", str(page)]) == 1
     text = read_page(page)
+    assert "DEMONSTRATION" not in text
     assert "Where the time of a mean run went" in text
     assert "Training rate between evaluations" in text
 
@@ -319,3 +320,15 @@ def test_one_side_alone_needs_probes_and_a_page(tmp_path: Path, capsys: Any):
     with pytest.raises(InputError, match="holds no probes"):
         compare.main([str(results), "--report", str(page)])
     assert not page.exists()
+
+
+def test_pages_of_a_demonstration_and_of_a_cpu_say_so(tmp_path: Path):
+    events = [("submission_org", "demonstration", 0.0, {}), *make_events("bert", 1.0, 3)]
+    for side in ("a", "b"):
+        write_log(tmp_path / side / "bert" / "result_0.txt", events)
+    page = tmp_path / "page.html"
+    compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--report", str(page)])
+    assert "DEMONSTRATION" in read_page(page)
+    probe = write_probe(tmp_path / "one.json", 0.1, device="cpu, 1 thread(s)")
+    compare.main([str(probe), "--report", str(page)])
+    assert "Probes of a CPU" in read_page(page)
