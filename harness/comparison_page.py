@@ -78,6 +78,9 @@ def _write_body(sides: Sequence[Path], sections: Sequence[Section], level: float
 
 def _picture_probes(benchmark: str, sides: list[list[Probe]]) -> Iterator[str]:
     """Step times with their tenth percentiles, and rates, in the order of the files."""
+    if max(len(side) for side in sides) == 1:
+        yield from _picture_single_probes(benchmark, sides)
+        return
     steps, rates = [], []
     for letter, colour, side in zip(LETTERS, COLOURS, sides, strict=False):
         points, names = [], []
@@ -96,6 +99,21 @@ def _picture_probes(benchmark: str, sides: list[list[Probe]]) -> Iterator[str]:
     )
     picture = draw_points(rates, "probe", f"{UNITS[benchmark]}/s", log=False, title="rates")
     yield write_chart(picture, f"{UNITS[benchmark]} a second and rank, in the order of the probes")
+
+
+def _picture_single_probes(benchmark: str, sides: list[list[Probe]]) -> Iterator[str]:
+    """The same where a side has one probe: bars."""
+    pairs = [(letter, one) for letter, side in zip(LETTERS, sides, strict=False) for one in side]
+    steps = [
+        (f"{letter}, {name}", seconds, f"{1000 * seconds:,.3g} ms")
+        for letter, one in pairs
+        for name, seconds in (("p10", one.p10), ("median", one.seconds), ("p90", one.p90))
+    ]
+    caption = "Steps: the median, and the tenth percentiles about it"
+    yield write_chart(draw_bars(steps, "step times"), caption)
+    rates = [(letter, one.batch / one.seconds, f"{one.batch / one.seconds:,.1f}/s")
+             for letter, one in pairs]  # fmt: skip
+    yield write_chart(draw_bars(rates, "rates"), f"{UNITS[benchmark]} a second and rank")
 
 
 def _picture_runs(sides: list[list[RunTimes]]) -> Iterator[str]:

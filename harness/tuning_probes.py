@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from harness.commands import InputError
 from harness.systems import System
 from harness.tuning_knobs import Kind, take_count
 
@@ -62,9 +63,16 @@ class Ranks:
 
 
 def choose_ranks(system: System, count: int | None) -> Ranks:
-    """The ranks of one node, or of all nodes where this one machine stands for them."""
+    """The ranks of one node, or of all nodes where this one machine stands for them.
+
+    count: fewer of them. Raises InputError for more.
+    """
     nodes = system.nodes
     on_machine = nodes.world_size if nodes.one_machine else nodes.ranks_per_node
+    if count is not None and count > on_machine:
+        raise InputError(
+            f"--ranks must be at most the {on_machine} ranks of this machine, is {count}"
+        )
     variables = {name: variable.value for name, variable in system.environment.items()}
     variables["OMP_NUM_THREADS"] = str(nodes.threads_per_rank)
     return Ranks(count or on_machine, nodes.device, variables)

@@ -84,7 +84,7 @@ class Record:
         file = self.folder / "tried.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            others = any(path.name != ".lock" for path in self.folder.iterdir())
+            others = any(path.name[0] != "." for path in self.folder.iterdir())
         except (FileExistsError, NotADirectoryError):
             raise InputError(f"{self.folder} is no folder: name another with --output") from None
         if others and not file.is_file():
@@ -173,7 +173,12 @@ def _read_trial(row: Any) -> Trial:
         raise ValueError
     if values["status"] == "measured" and not 0 < values["samples_per_second"] < 1e15:
         raise ValueError
-    if any(type(value) is not float for value in values["step_seconds"].values()):
+    step = values["step_seconds"]
+    if step and set(step) != set(STEP_KEYS):
+        raise ValueError
+    if any(type(value) is not float or not 0 < value < 1e15 for value in step.values()):
+        raise ValueError
+    if values["status"] == "measured" and row["knob"] == "steps" and not step:
         raise ValueError
     names = ("benchmark", "knob", "settings")
     if any(type(row[name]) is not str for name in names):

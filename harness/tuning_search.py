@@ -97,12 +97,14 @@ def search_knob(knob: Knob, measure: Measure, level: float) -> Decision:
     """Search one knob at a level of significance for each single test."""
     present = Outcome(knob.present)
     candidates = [Outcome(values) for values in knob.candidates]
+    if not candidates:
+        return Decision(knob, present, [], knob.present)
     try:
         for number in range(1, LOOKS[-1] + 1):
             alive = [one for one in (present, *candidates) if one.verdict is None]
             for one in alive if number % 2 else reversed(alive):
                 _try(one, measure(knob, one.values, number))
-                if one is present and one.verdict and measure_is_useless(one):
+                if one is present and one.verdict and _is_refused(one):
                     return _conclude(knob, present, candidates)
             if number in LOOKS and _judge(present, candidates, level, number):
                 break
@@ -113,7 +115,7 @@ def search_knob(knob: Knob, measure: Measure, level: float) -> Decision:
     return _conclude(knob, present, candidates)
 
 
-def measure_is_useless(present: Outcome) -> bool:
+def _is_refused(present: Outcome) -> bool:
     """True where the probe refused the present configuration: it would refuse the others too."""
     return present.message.startswith("refused: ")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import harness.provenance  # noqa: F401  loads torch before any budget runs
 from bert.config import Config as BertConfig
 from harness import tune
 from harness.commands import InputError
@@ -83,7 +84,7 @@ class Bench:
         self.system = folder / "demo.toml"
         self.system.write_text(system, encoding="utf-8")
 
-    def tune(self, *more: str, budget: str = "1", ranks: str = "1") -> int:
+    def tune(self, *more: str, budget: str = "10", ranks: str = "1") -> int:
         (self.folder / "rates").write_text(json.dumps(self.rates), encoding="utf-8")
         words = ["--system", str(self.system), "--budget", budget, "--ranks", ranks]
         return tune.main([*words, "--output", str(self.output), *more])
@@ -250,11 +251,12 @@ def test_a_probe_that_refuses_to_start_ends_the_search_of_its_knob(bench: Bench,
 
 
 def test_the_budget_is_kept_and_a_probe_that_hangs_is_ended(bench: Bench, capsys: Any):
-    bench.rates = {"bert 8 2": "hang"}
+    bench.rates = {"bert 16 1": "hang"}
     start = time.monotonic()
-    assert bench.tune("--benchmark", "bert", "--json", budget="0.05") == 0
+    assert bench.tune("--benchmark", "bert", "--json", budget="0.03") == 1
     assert time.monotonic() - start < 20
-    assert bench.read_tried()["trials"][-1]["measured"]["status"] == "cut off"
+    (trial,) = bench.read_tried()["trials"]
+    assert trial["measured"]["status"] == "cut off"
     verdicts = list_verdicts(capsys)
     assert verdicts["local_batch_size 4, gradient_accumulation_steps 4"] == "not tried"
     old, new = bench.folder / "bert.toml", bench.output / "configs" / "bert.toml"
@@ -342,6 +344,11 @@ def test_wrong_use_is_one_sentence(bench: Bench, option: list[str], capsys: Any)
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert option[0] in said and len(said.splitlines()) == 1
+
+
+def test_more_ranks_than_a_node_has_are_refused(bench: Bench):
+    with pytest.raises(InputError, match="--ranks must be at most the 4 ranks"):
+        bench.tune(ranks="5")
 
 
 def test_an_unknown_system_is_named(bench: Bench):

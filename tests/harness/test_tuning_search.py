@@ -96,3 +96,9 @@ def test_the_budget_allows_no_trial_that_would_not_end():
         budget.allow()
     with pytest.raises(OutOfTime):
         Budget(0).allow()
+
+
+def test_a_knob_without_another_value_costs_no_trial():
+    knob = Knob("threads", "resnet", "input", (("input", "threads"),), (1,), (), "why")
+    found = search_knob(knob, make_measure({}, 0.0, 1, trials=0), LEVEL)
+    assert not found.changed and not found.present.rates
