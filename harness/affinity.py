@@ -4,7 +4,7 @@ What is bound is read from this machine: the GPUs from the driver's list, the co
 the PCI device, which cores are one physical core from the CPU topology, and what this process may
 use from the kernel (a Slurm task has less than the machine). Threads made later inherit the cores
 (DALI's and the loaders' too), and memory comes from where it is first touched. Nothing is
-assumed where a file is missing: then no rank of the node is bound, and the reason is told.
+assumed where a file is missing: then no rank of the run is bound, and the reason is told.
 """
 
 from __future__ import annotations
@@ -66,8 +66,9 @@ def bind_rank(
 ) -> Binding:
     """Bind this rank, all its threads of now and later, to its share of the cores near its GPU.
 
-    Called by all ranks together. environment: where CUDA_VISIBLE_DEVICES is read; root: where
-    /proc and /sys are. Raises nothing for a machine that cannot be read: `reason` says it.
+    Called by all ranks together. On a CPU all that the kernel allows is near. environment: where
+    CUDA_VISIBLE_DEVICES is read; root: where /proc and /sys are. Raises nothing for a machine
+    that cannot be read: `reason` says it.
     """
     host = ranks.hosts[ranks.rank]
     if nodes.binding == "none":

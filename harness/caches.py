@@ -70,8 +70,8 @@ def check_cleared(record: dict[str, Any]) -> None:
     if left is not None and left > RESIDENT_LIMIT * size:
         raise InputError(
             f"{left:,} of {size:,} bytes of data are still in this node's memory after cache_clear "
-            f"= '{record['method']}': end what reads the data, or move it from a file system in "
-            f"memory to a disk"
+            f"= '{record['method']}': end what reads the data, move it from a file system in "
+            f"memory to a disk, or set cache_clear = 'site_command'"
         )
 
 

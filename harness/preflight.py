@@ -14,6 +14,7 @@ import math
 import shlex
 import shutil
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from harness.processes import adopt_orphans, run_tree
 from harness.systems import System, find_system_file, load_system
 
 RESULTS_BYTES = 1 << 30
-LAST_LINES = 3
+KEPT_LINES, LAST_LINES = 1000, 3
 STARTED = "ranks started"
 
 
@@ -35,7 +36,7 @@ class Listener:
     def __init__(self) -> None:
         self.checks: list[Check] = []
         self.ended = False
-        self.said: list[str] = []
+        self.said: deque[str] = deque(maxlen=KEPT_LINES)
 
     def __call__(self, line: str) -> None:
         """Take one line of a rank."""
@@ -53,7 +54,9 @@ class Listener:
     def explain(self) -> str:
         """The sentence that a rank ended with, else the last lines."""
         errors = [line for line in self.said if line.startswith("error: ")]
-        return (errors[:1] or [" / ".join(self.said[-LAST_LINES:])])[0][:400] or "nothing was said"
+        return (errors[:1] or [" / ".join(list(self.said)[-LAST_LINES:])])[0][
+            :400
+        ] or "nothing was said"
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:

@@ -45,9 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_arguments(arguments)
     system = load_system(options.system)
     ranks = find_ranks(system.nodes)
-    hosts = sorted(set(ranks.hosts))
-    found = f"{ranks.world_size} by {ranks.launcher} on {', '.join(hosts)}"
-    write(ranks, [Check("ranks started", "ok", found, f"{system.nodes.world_size}")])
+    write(ranks, [check_hosts(system, ranks)])
     write(ranks, [check_binding(system, bind_to_cores(system, ranks))])
     write(ranks, look_at_nodes(system, ranks))
     write(ranks, [judge_clocks(compare_clocks(ranks))])
@@ -79,6 +77,16 @@ def write(ranks: Ranks, checks: Sequence[Check]) -> None:
     if ranks.first:
         for check in checks:
             print(write_check(check), flush=True)
+
+
+def check_hosts(system: System, ranks: Ranks) -> Check:
+    """All ranks have found each other (else none comes here); say where, and count the hosts."""
+    hosts, nodes = sorted(set(ranks.hosts)), system.nodes
+    found = f"{ranks.world_size} by {ranks.launcher} on {', '.join(hosts)}"
+    wanted = 1 if nodes.one_machine else nodes.count
+    return judge("ranks started", len(hosts) == wanted, found,
+                 f"{nodes.world_size} on {wanted} host(s)",
+                 "give every node a host name of its own, which tells results apart")  # fmt: skip
 
 
 def check_binding(system: System, binding: Binding) -> Check:
@@ -140,6 +148,8 @@ def check_bandwidth(system: System, ranks: Ranks, device: torch.device, benchmar
     """Measure an all-reduce of a benchmark's gradients."""
     share = CPU_SHARE if device.type == "cpu" else 1.0
     size = int(share * GRADIENT_BYTES[benchmark])
+    if ranks.world_size == 1:
+        return Check(f"all-reduce ({benchmark})", "not applicable", "one rank")
     measured, _ = measure_bandwidth(size, ranks, device)
     promised = getattr(system.expected.all_reduce_gigabytes_per_second, benchmark)
     words = "" if share == 1.0 else ", a tenth: device cpu"

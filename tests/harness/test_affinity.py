@@ -119,11 +119,11 @@ def test_too_few_cores_or_none_near_bind_no_rank_at_all(machine: Machine) -> Non
     assert not shares and reason.endswith("near GPU 0000:18:00.0 (rank 1 on b)")
 
 
-def test_hosts_are_shared_apart() -> None:
+def test_hosts_are_shared_apart_however_their_ranks_are_numbered() -> None:
     cores = (frozenset({0}), frozenset({1}))
-    places = [Place(rank, "ab"[rank // 2], cores=cores) for rank in range(4)]
+    places = [Place(rank, "abba"[rank], cores=cores) for rank in range(4)]
     shares, _ = share_all(places)
-    assert [format_cpus(shares[rank]) for rank in range(4)] == ["0", "1", "0", "1"]
+    assert [format_cpus(shares[rank]) for rank in range(4)] == ["0", "0", "1", "1"]
 
 
 CORES = st.lists(st.sets(st.integers(0, 23)), min_size=1, max_size=9)
@@ -259,7 +259,11 @@ sequences.close(), images.close()
 
 def test_threads_of_dali_and_of_the_loader_have_the_ranks_cores(small_data: Path) -> None:
     allowed = os.sched_getaffinity(0)
-    if len(read_cores(frozenset(allowed), Path("/"))) < 2:
+    try:
+        cores = read_cores(frozenset(allowed), Path("/"))
+    except TopologyError as error:
+        pytest.skip(f"this machine does not tell its cores: {error}")
+    if len(cores) < 2:
         pytest.skip("one core: two ranks cannot be bound apart")
     command = [
         str(Path(sys.executable).parent / "mpirun"),
