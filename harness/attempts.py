@@ -20,7 +20,7 @@ REASON_CHARACTERS = 300
 RECORD = re.compile(r"(resnet|bert)_(\d{1,6})_(\d{1,6})\.json", re.ASCII)
 
 # The most telling first: a rank's own sentence; what a launcher noticed; a traceback's last line;
-# that a launcher ended the rest; and the other ranks' echo, that the connection was lost.
+# other ranks' echo, that the connection was lost; and that a launcher ended the rest.
 TELLING = (
     re.compile(r"^error: (?!lost the connection|interrupted)"),
     re.compile(
@@ -28,9 +28,12 @@ TELLING = (
         r"|No space left|task \d+: (Killed|Exited)|DUE TO (TIME LIMIT|NODE FAILURE)"
     ),
     re.compile(r"^(\w+\.)*\w*(Error|Exception)\b"),
-    re.compile(r"CANCELLED|exited (on|with)|exited without|terminated|Killed"),
     re.compile(r"^error: lost the connection"),
+    re.compile(r"CANCELLED|exited (on|with)|exited without|terminated|Killed"),
 )
+# Once srun ends a step, the tasks it kills say nothing of the cause.
+ENDING = re.compile(r"Job step aborted|STEP .* CANCELLED|Terminating StepId")
+ENDED = re.compile(r"srun: error: .*task.*: (Killed|Terminated|Exited)")
 RULE = re.compile(r"-{10,}")
 
 
@@ -64,6 +67,8 @@ def find_reason(output: Path) -> str | None:
     except OSError:
         return None
     lines = ["".join(c if c.isprintable() else " " for c in line) for line in text.splitlines()]
+    ending = next((n for n, line in enumerate(lines) if ENDING.search(line)), len(lines))
+    lines = [line for n, line in enumerate(lines) if n <= ending or not ENDED.search(line)]
     for pattern in TELLING:
         for number, line in enumerate(lines):
             if pattern.search(line):

@@ -33,6 +33,13 @@ signal 9 (Killed).
          "error: /d/x: no such shard"),
         ("slurmstepd: error: *** CANCELLED ***\nTraceback:\nRuntimeError: Timed out after 20000ms",
          "RuntimeError: Timed out after 20000ms"),
+        ("srun: error: node3: task 2: Killed\nsrun: Terminating StepId=1.0\n"
+         "srun: error: node1: task 0: Killed\n", "srun: error: node3: task 2: Killed"),
+        ("error: lost the connection to x\nsrun: Job step aborted: Waiting\n"
+         "srun: error: node1: task 0: Killed\n", "error: lost the connection to x"),
+        ("srun: Job step aborted: Waiting\nsrun: error: nodes1-2: tasks 0-1: Killed\n"
+         "slurmstepd: error: *** STEP 2.0 ON node1 CANCELLED AT x ***\n",
+         "slurmstepd: error: *** STEP 2.0 ON node1 CANCELLED AT x ***"),
         ("srun: error: Node failure on node3\n", "srun: error: Node failure on node3"),
         ("a\nerror: lost the connection to x\n", "error: lost the connection to x"),
         ("first\n  last  \n\n-----------------\n", "last"),

@@ -15,6 +15,7 @@ from tests.conftest import ROOT, Kit
 USER = 1000
 NODES = ("node1", "node2", "node3", "node4")
 PACKAGES = ("harness", "resnet", "bert", "scoring", "demo")
+LINKS = {"vcbr0", "vc1", "vc2", "vc3", "vc4"}
 SMALL_BYTES = 160 << 20
 
 
@@ -40,9 +41,16 @@ class Cluster:
             [str(self.tool), *words], env=self.environment, stdin=subprocess.DEVNULL, check=True
         )
 
+    def down(self) -> None:
+        """Power every host off."""
+        self.call("down")
+        # Sockets that nobody closed keep a dead host's network, and with it the link's name.
+        for link in LINKS.intersection(os.listdir("/sys/class/net")):
+            subprocess.run(["ip", "link", "del", link], stderr=subprocess.DEVNULL, check=False)
+
     def restart(self) -> None:
         """Power every host off and on."""
-        self.call("down")
+        self.down()
         self.call("up")
 
     def start(self, *words: str, node: str = "node1", folder: Path | None = None) -> Started:

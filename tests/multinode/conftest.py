@@ -111,4 +111,4 @@ def cluster(shared_folder: Path, shared_kit: SharedKit) -> Iterator[Cluster]:
     cluster = Cluster(find_tools() / "vcluster", shared_folder)
     cluster.call("up")
     yield cluster
-    cluster.call("down")
+    cluster.down()
