@@ -88,7 +88,9 @@ class Tuning:
         self, benchmark: str, knob: str, settings: str, number: int,
         changes: Mapping[Key, Value], steps: int,
     ) -> Measured:  # fmt: skip
-        earlier = self.record.find(benchmark, knob, settings, number)
+        kept = self.chosen[benchmark] if number else {}
+        beside = ", ".join(f"{key} {value}" for (_, key), value in kept.items())
+        earlier = self.record.find((benchmark, knob, settings, beside, number))
         if earlier is not None:
             return earlier
         limit, table = self.budget.allow(), self.tables[benchmark]
@@ -97,7 +99,7 @@ class Tuning:
         )
         batch: Key = ("batch", "local_batch_size")
         local = int(changes.get(batch) or take_count(self.files[benchmark], table, batch))
-        trial = Trial(benchmark, knob, settings, number, local, found)
+        trial = Trial(benchmark, knob, settings, beside, number, local, found)
         self.record.add(trial)
         found = self.record.weigh(trial)
         self.made += 1

@@ -19,27 +19,31 @@ from harness.tuning_probes import STEP_KEYS, Measured
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE_LIMIT_BYTES = 64 << 20
-BASE_COLUMNS = ("number", "benchmark", "knob", "settings", "round", "status")
+BASE_COLUMNS = ("number", "benchmark", "knob", "settings", "beside", "round", "status")
+
+
+Key = tuple[str, str, str, str, int]
 
 
 @dataclass(frozen=True)
 class Trial:
     """One trial. knob, settings and round say what it was made for; round 0 finds the steps.
 
-    local_batch: samples of a micro-batch.
+    beside: what was kept of earlier knobs when it was made; local_batch: samples of a micro-batch.
     """
 
     benchmark: str
     knob: str
     settings: str
+    beside: str
     round: int
     local_batch: int
     measured: Measured
 
     @property
-    def key(self) -> tuple[str, str, str, int]:
+    def key(self) -> Key:
         """What makes a trial the same as one of an earlier call."""
-        return (self.benchmark, self.knob, self.settings, self.round)
+        return (self.benchmark, self.knob, self.settings, self.beside, self.round)
 
 
 def describe_origin(files: Mapping[str, Path], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,9 +124,8 @@ class Record:
             )
         self.trials = trials
 
-    def find(self, benchmark: str, knob: str, settings: str, round: int) -> Measured | None:
+    def find(self, key: Key) -> Measured | None:
         """A trial made before, but not one that time cut off."""
-        key = (benchmark, knob, settings, round)
         for trial in self.trials:
             if trial.key == key and trial.measured.status != "cut off":
                 return self.weigh(trial)
@@ -155,8 +158,8 @@ class Record:
             for number, one in enumerate(self.trials):
                 found = one.measured
                 writer.writerow(
-                    [number, one.benchmark, one.knob, one.settings, one.round, found.status,
-                     found.samples_per_second, *(found.step_seconds.get(k, "") for k in STEP_KEYS),
+                    [number, *one.key, found.status, found.samples_per_second,
+                      *(found.step_seconds.get(k, "") for k in STEP_KEYS),
                      found.seconds, found.message]
                 )  # fmt: skip
 
@@ -180,7 +183,7 @@ def _read_trial(row: Any) -> Trial:
         raise ValueError
     if values["status"] == "measured" and row["knob"] == "steps" and not step:
         raise ValueError
-    names = ("benchmark", "knob", "settings")
+    names = ("benchmark", "knob", "settings", "beside")
     if any(type(row[name]) is not str for name in names):
         raise ValueError
     if any(type(row[name]) is not int for name in ("round", "local_batch")):
@@ -189,5 +192,11 @@ def _read_trial(row: Any) -> Trial:
         raise ValueError
     found = Measured(**values)
     return Trial(
-        row["benchmark"], row["knob"], row["settings"], row["round"], row["local_batch"], found
+        row["benchmark"],
+        row["knob"],
+        row["settings"],
+        row["beside"],
+        row["round"],
+        row["local_batch"],
+        found,
     )

@@ -195,6 +195,21 @@ def test_the_same_command_goes_on_where_it_was_stopped(bench: Bench, capsys: Any
     assert list_verdicts(capsys)["local_batch_size 8, gradient_accumulation_steps 2"] == "kept"
 
 
+def test_trials_beside_other_settings_are_not_taken_again(bench: Bench):
+    """Prefetch was measured with one thread; once two are kept, those trials say nothing."""
+    words = ("--benchmark", "resnet")
+    bench.tune(*words)
+    document = bench.read_tried()
+    before = {trial["beside"] for trial in document["trials"]}
+    kept = [trial for trial in document["trials"] if trial["settings"] != "threads 2"]
+    (bench.output / "tried.json").write_text(json.dumps({**document, "trials": kept}), "utf-8")
+    bench.rates = {"resnet 2 2": 150.0}
+    bench.tune(*words)
+    new = bench.read_tried()["trials"][len(kept) :]
+    assert before == {""}
+    assert {t["beside"] for t in new if t["knob"] == "input prefetch"} == {"threads 2"}
+
+
 @pytest.mark.parametrize("what", ["bert", "system", "machine", "ranks", "sources"])
 def test_trials_of_another_origin_are_refused(
     bench: Bench, what: str, monkeypatch: pytest.MonkeyPatch
