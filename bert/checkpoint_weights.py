@@ -216,7 +216,7 @@ def fit(stored: StoredTensors, shapes: Mapping[str, Shape], places: Mapping[str,
     if said:
         raise InputError(
             f"{stored.path} has {len(found)} tensors and does not fit the model's {len(wanted)}: "
-            f"{'; '.join(said)}; give the checkpoint and the bert_config.json that belong together"
+            f"{'; '.join(said)}; give the checkpoint and the configuration that belong together"
         )
     return Weights(stored, shapes, places)
 

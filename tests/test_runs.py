@@ -147,7 +147,7 @@ def test_a_checkpoint_of_another_model(kit: Kit) -> None:
     kit.change(kit.bert_config, ("layers = 2", "layers = 1"))
     status, output, log = kit.launch("bert")
     assert status == 2 and output.count("error:") == 1
-    assert "initial.safetensors" in output and "beside what the model has" in output
+    assert "initial.safetensors" in output and "the model has no" in output
     assert "run_start" not in log.read_text()
 
 
