@@ -17,9 +17,9 @@ from scoring.package.archive_writer import write_archive
 from scoring.package.description import FILE, write_description
 from scoring.package.layout import (
     CAMPAIGN_FILE,
+    CAMPAIGN_FOLDER,
     IMAGE_MANIFEST_FILE,
     MANIFEST_FILE,
-    OUTPUT_FOLDER,
     README_FILE,
     REPORT_FILE,
     SCORE_FILE,
@@ -128,10 +128,9 @@ def _stage_rest(order: Order, parts: Parts, stage: Stage, score: Score) -> Manif
             stage.add(f"{locate_source(system, benchmark)}/{path}", content)
     if parts.record is not None:
         stage.add(CAMPAIGN_FILE, parts.record)
-    for output in parts.campaign.outputs:
-        folder = parts.campaign.folder
-        content = read_file(folder / output, folder, FILE_LIMIT_BYTES)
-        stage.add(f"{OUTPUT_FOLDER}/{Path(output).name}", content)
+    folder = parts.campaign.folder
+    for name in (*parts.campaign.outputs, *parts.campaign.failed):
+        stage.add(f"{CAMPAIGN_FOLDER}/{name}", read_file(folder / name, folder, FILE_LIMIT_BYTES))
     if parts.image_manifest is not None:
         stage.add(IMAGE_MANIFEST_FILE, parts.image_manifest)
     claim = json.dumps(score.describe(), indent=1, allow_nan=False)

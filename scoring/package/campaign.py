@@ -1,4 +1,4 @@
-"""Finds what a campaign left: the runs' logs, its record, what launcher and ranks wrote."""
+"""Finds what a campaign left: logs, its record, what launcher and ranks wrote, failed attempts."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 
 from scoring.exits import InputError
 from scoring.findings import make_printable, quote
-from scoring.package.layout import get_log_number
+from scoring.package.layout import get_log_number, is_failed_name
 from scoring.rules import BENCHMARKS
 
 RECORD = "campaign.json"
 OUTPUT = "output"
+FAILED = "failed"
 _OUTPUT_NAME = re.compile(r"(resnet|bert)_\d{1,6}\.txt", re.ASCII)
 _UNFINISHED_NAME = re.compile(r"\.unfinished_\d{1,6}\.txt", re.ASCII)
 
@@ -24,13 +25,15 @@ _UNFINISHED_NAME = re.compile(r"\.unfinished_\d{1,6}\.txt", re.ASCII)
 class CampaignFolder:
     """A campaign's folder.
 
-    logs: file names of each benchmark, by number. outputs: paths from the folder. unfinished: runs
-    that were begun and have no result. faults: why these logs are not a whole campaign.
+    logs: file names of each benchmark, by number. outputs and failed: paths from the folder, the
+    latter of attempts at runs that failed. unfinished: runs that were begun and have no result.
+    faults: why these logs are not a whole campaign.
     """
 
     folder: Path
     logs: dict[str, tuple[str, ...]]
     outputs: tuple[str, ...]
+    failed: tuple[str, ...]
     has_record: bool
     unfinished: tuple[str, ...]
     faults: tuple[str, ...]
@@ -62,10 +65,12 @@ def _list_campaign(folder: Path) -> CampaignFolder:
         faults += _find_faults(benchmark, names, logs[benchmark])
         unfinished += [f"{benchmark}/{n}" for n in names if _UNFINISHED_NAME.fullmatch(n)]
     outputs = filter(_OUTPUT_NAME.fullmatch, _list_names(folder / OUTPUT))
+    failed = filter(is_failed_name, _list_names(folder / FAILED))
     return CampaignFolder(
         folder=folder,
         logs=logs,
         outputs=tuple(f"{OUTPUT}/{name}" for name in outputs),
+        failed=tuple(f"{FAILED}/{name}" for name in failed),
         has_record=os.path.lexists(folder / RECORD),
         unfinished=tuple(unfinished),
         faults=tuple(faults),

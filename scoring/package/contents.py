@@ -8,6 +8,7 @@ from scoring.findings import Finding, quote
 from scoring.package.examination import Check, Material, conclude
 from scoring.package.layout import (
     CAMPAIGN_FILE,
+    FAILED_FOLDER,
     IMAGE_MANIFEST_FILE,
     MANIFEST_FILE,
     OUTPUT_FOLDER,
@@ -16,6 +17,7 @@ from scoring.package.layout import (
     SCORE_FILE,
     Manifest,
     get_log_number,
+    is_failed_name,
     locate_description,
     locate_results,
     locate_source,
@@ -88,6 +90,8 @@ def _has_place(path: str, system: str) -> bool:
     folder, _, name = path.rpartition("/")
     if folder == OUTPUT_FOLDER:
         return name.endswith(".txt")
+    if folder == FAILED_FOLDER:
+        return is_failed_name(name)
     if folder in (f"{locate_results(system)}/{benchmark}" for benchmark in BENCHMARKS):
         return get_log_number(name) is not None
     return path.startswith(tuple(f"{locate_source(system, name)}/" for name in BENCHMARKS))

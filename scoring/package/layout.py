@@ -23,8 +23,10 @@ MANIFEST_FILE = "package.json"
 README_FILE = "README.md"
 SCORE_FILE = "score.json"
 REPORT_FILE = "report.html"
-CAMPAIGN_FILE = "campaign/campaign.json"
-OUTPUT_FOLDER = "campaign/output"
+CAMPAIGN_FOLDER = "campaign"
+CAMPAIGN_FILE = f"{CAMPAIGN_FOLDER}/campaign.json"
+OUTPUT_FOLDER = f"{CAMPAIGN_FOLDER}/output"
+FAILED_FOLDER = f"{CAMPAIGN_FOLDER}/failed"
 IMAGE_MANIFEST_FILE = "image/manifest.json"
 # One of an image with 600 packages and 900 files of the kit has some 0.1 MB.
 IMAGE_MANIFEST_LIMIT_BYTES = 1 << 20
@@ -34,6 +36,7 @@ PATH_LIMIT = 240
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,126}", re.ASCII)
 _SYSTEM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _LOG_NAME = re.compile(r"result_(0|[1-9]\d{0,5})\.txt", re.ASCII)
+_FAILED_NAME = re.compile(r"(resnet|bert)_\d{1,6}_\d{1,6}\.(json|txt|output\.txt)", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _ARCHIVES = {".tar": "tar", ".tar.gz": "tar.gz", ".tgz": "tar.gz", ".zip": "zip"}
 _OTHER_ARCHIVES = (".gz", ".bz2", ".xz", ".zst", ".7z", ".rar", ".tbz2", ".txz", ".tzst")
@@ -113,6 +116,11 @@ def is_package_path(text: str) -> bool:
 def is_system_name(text: str) -> bool:
     """Say whether a text can be a system's name, as the system files have them."""
     return bool(_SYSTEM_NAME.fullmatch(text))
+
+
+def is_failed_name(name: str) -> bool:
+    """Say whether a name is a failed attempt's: of its record, its log, or what ranks wrote."""
+    return bool(_FAILED_NAME.fullmatch(name))
 
 
 def get_log_number(name: str) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from scoring.findings import Finding, quote
 from scoring.package.examination import Check, Material, conclude, parse_object, read_part, skip
-from scoring.package.layout import CAMPAIGN_FILE, MANIFEST_FILE
+from scoring.package.layout import CAMPAIGN_FILE, FAILED_FOLDER, MANIFEST_FILE
 from scoring.package.source import hash_sources
 from scoring.rules import BENCHMARKS
 from scoring.run import Run
@@ -157,8 +157,24 @@ def check_campaign(material: Material) -> Check:
         else:
             continue
         findings.append(Finding("campaign-differs", message, file=CAMPAIGN_FILE))
+    findings.extend(_list_failed(material))
     good = "system file and configurations are those that the campaign recorded when it began"
     return conclude("campaign", findings, good)
+
+
+def _list_failed(material: Material) -> Iterator[Finding]:
+    """Name each failed attempt at a run that the campaign put on record."""
+    prefix = f"{FAILED_FOLDER}/"
+    for path in sorted(material.package.files):
+        if not path.startswith(prefix) or not path.endswith(".json"):
+            continue
+        benchmark = path.removeprefix(prefix).partition("_")[0]
+        part = read_part(material.package, path, parse_object)
+        reason = quote((part.value or {}).get("reason", "not told"), 200)
+        begun = (part.value or {}).get("clock_started") is not False
+        when = "after its clock had started" if begun else "before its clock started"
+        message = f"an attempt at a run failed {when}: {reason}"
+        yield Finding("failed-runs", message, benchmark, path)
 
 
 def _list_recorded(material: Material) -> dict[str, str]:

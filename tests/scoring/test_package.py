@@ -122,6 +122,17 @@ def test_layout_and_manifest(order):
     assert built.remarks == ()
 
 
+def test_failed_attempts_are_delivered(order):
+    names = ("resnet_0_0.json", "resnet_0_0.txt", "resnet_0_0.output.txt")
+    for name in (*names, "resnet_0.txt", "notes.md"):
+        path = order.results / "fast4" / "failed" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text('{"reason": "error: a rank died", "clock_started": true}')
+    built = build_package(order)
+    there = {path for path in built.manifest.files if path.startswith("campaign/failed/")}
+    assert there == {f"campaign/failed/{name}" for name in names}
+
+
 def test_the_claim_is_what_score_says(order, logs, capsys):
     build_package(order)
     claim = (order.output / "maker/score.json").read_text()

@@ -506,6 +506,34 @@ def test_hostile_sources_are_not_run_and_end_nothing(tampered, text):
 # -- settings and machine -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (
+            '{"reason": "error: out of memory", "clock_started": true}',
+            "after its clock had started",
+        ),
+        ('{"reason": "no\\u001b[2J", "clock_started": false}', "before its clock started"),
+        ("[", "not told"),
+    ],
+)
+def test_a_failed_attempt_is_told_and_invalidates_nothing(tampered, record, words):
+    tampered.write("campaign/failed/bert_3_0.json", record)
+    tampered.write("campaign/failed/bert_3_0.output.txt", "Traceback")
+    tampered.list_again()
+    document = verify(tampered.package)
+    (finding,) = [f for f in document["findings"] if f["rule"] == "failed-runs"]
+    assert document["valid"] and finding["severity"] == "warning"
+    assert (finding["benchmark"], finding["file"]) == ("bert", "campaign/failed/bert_3_0.json")
+    assert words in finding["message"] and finding["message"].isprintable()
+
+
+def test_nothing_else_stands_among_failed_attempts(tampered):
+    tampered.write("campaign/failed/extra.txt", "?")
+    tampered.list_again()
+    assert get_slugs(verify(tampered.package)) == {"package-files"}
+
+
 def test_a_changed_configuration(tampered):
     path = SOURCE.format("resnet", "resnet/configs/fast4.toml")
     tampered.replace(path, "base_learning_rate = 10.5", "base_learning_rate = 10.6")
