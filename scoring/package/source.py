@@ -41,7 +41,7 @@ FILES = {
 }
 NEEDED = ("harness", "resnet", "bert", "run_and_time.sh", "pyproject.toml")
 _TEXTS = ".md .txt .json .csv .html .css .svg .png"
-_CODE = ".py .pyi .sh .c .cc .cpp .cu .cuh .h .hpp .cmake .patch .diff"
+_CODE = ".py .pyi .sh .sbatch .c .cc .cpp .cu .cuh .h .hpp .cmake .patch .diff"
 _SETTINGS = ".toml .in .lock .def .yaml .yml .cfg .ini"
 _TEST_DATA = ".npz .xz"
 SUFFIXES = frozenset(" ".join((_TEXTS, _CODE, _SETTINGS, _TEST_DATA)).split())

@@ -37,7 +37,7 @@ def test_each_difference_from_the_model_is_named(tmp_path: Path) -> None:
         f"{prefix} has 29 tensors and does not fit the model's 30: it lacks "
         "bert/pooler/dense/bias, cls/predictions/output_bias; the model has no bert/extra; of "
         f"another shape are {layer}/output/dense/kernel (8, 16) instead of (16, 8); not fp32 are "
-        "cls/seq_relationship/output_bias <i8; give the checkpoint and the bert_config.json that "
+        "cls/seq_relationship/output_bias <i8; give the checkpoint and the configuration that "
         "belong together"
     )
 
