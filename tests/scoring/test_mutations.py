@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoring.prose import write_prose
-from tests.fuzz import scoring_log, scoring_package
+from tests.fuzz import scoring_log, scoring_package, scoring_verify
 from tests.fuzz.damage import damage_bytes, damage_lines
 from tests.fuzz.loop import run_executions
 from tests.scoring import altered_times, altered_values
@@ -222,6 +222,15 @@ def test_the_fuzzer_of_logs(first):
 def test_the_fuzzer_of_packages(tmp_path):
     with scoring_package.make_fuzzer(tmp_path) as execute:
         run_executions(execute, seed=3, first=0, executions=400)
+
+
+def test_the_fuzzer_of_examined_packages(tmp_path, monkeypatch):
+    with scoring_verify.make_fuzzer(tmp_path) as execute:
+        run_executions(execute, seed=3, first=0, executions=25)
+        # Were an unlisted change to go unseen, it would be told.
+        monkeypatch.setattr(scoring_verify, "examine", lambda package, profile: True)
+        with pytest.raises(scoring_verify.Damaged):
+            run_executions(execute, seed=3, first=0, executions=25)
 
 
 def test_a_fuzzer_that_sees_nothing_would_be_seen(monkeypatch):
