@@ -18,7 +18,7 @@ from random import Random
 
 MEMORY_LIMIT_BYTES = 2 << 30
 HANG_SECONDS = 120
-WATCHED = 1000
+REARM_SECONDS = 5
 REPORT_SECONDS = 30
 
 Execute = Callable[[Random, int], None]
@@ -34,12 +34,14 @@ class Damaged(Exception):
 
 def run_executions(execute: Execute, seed: int, first: int, executions: int) -> float:
     """Run executions first, first + 1, ...; gives the seconds it took. Raises what one raises."""
-    started = reported = time.monotonic()
+    started = reported = now = time.monotonic()
+    armed = started - REARM_SECONDS
     try:
         for number in range(first, first + executions):
-            if (number - first) % WATCHED == 0:
+            if now - armed >= REARM_SECONDS:
                 # An execution that hangs ends the process with a traceback; arming takes long.
                 faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+                armed = now
             execute(Random(seed << 40 | number), number)
             now = time.monotonic()
             if now - reported > REPORT_SECONDS:
