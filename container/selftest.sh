@@ -3,7 +3,7 @@
 # reach their targets, as any user, with everything but a folder of its own read-only.
 set -euo pipefail
 kit=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-folder=$(mktemp -d "${TMPDIR:-/tmp}/lp-mlperf-selftest.XXXXXX")
+folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 # The demonstration's system, with its data in a folder that can be written.
 sed -e "s|\"data/demo/|\"$folder/data/|" \
