@@ -9,19 +9,10 @@ import pytest
 from bert.config import Batch, Config
 from harness.commands import InputError
 from harness.config import load_config, logged_values
+from tests.one_rank import change_value
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "bert" / "configs" / "demo.toml"
-
-
-def change_value(text: str, section: str, key: str, value: str) -> str:
-    """Give a key of a section another value, as a user would by hand."""
-    head, found, rest = text.partition(f"[{section}]\n")
-    lines = rest.splitlines(keepends=True)
-    numbers = [n for n, line in enumerate(lines) if line.startswith(f"{key} = ")]
-    assert found and numbers, f"[{section}] {key} is not in the file"
-    lines[numbers[0]] = f"{key} = {value}\n"
-    return head + found + "".join(lines)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,8 @@ tests/test_runs.py runs it on four ranks and reads the whole log.
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,9 +18,8 @@ from bert.train import Run, main, prepare, read_fitting_manifest, train
 from harness.commands import InputError
 from harness.config import load_config
 from harness.ranks import SharedFault
-from harness.trainer import parse_trainer_arguments
-from tests.bert.test_config import change_value
 from tests.conftest import ROOT
+from tests.one_rank import OneRank, change_value
 
 DEMO = ROOT / "bert" / "configs" / "demo.toml"
 # 16 sequences an update; evaluations at 40, 80, 120 samples come after update 3, 5 and 8.
@@ -39,45 +35,17 @@ SETTINGS: list[tuple[str, str, object]] = [
 ]
 
 
-class Machine:
-    """One CPU rank with data and configuration of its own."""
-
-    def __init__(self, folder: Path, data: Path) -> None:
-        self.system, self.config = folder / "one.toml", folder / "bert.toml"
-        self.data, self.log = folder / "data", folder / "log.txt"
-        shutil.copytree(data, self.data)
-        text = (ROOT / "systems" / "demo.toml").read_text()
-        for old, new in (
-            ('name = "demo"', 'name = "one"'),
-            ("count = 4", "count = 1"),
-            ('launcher = "mpirun"', 'launcher = "local"'),
-            ('"bert/configs/demo.toml"', f'"{self.config}"'),
-            ('"data/demo/bert"', f'"{self.data}"'),
-            ('"data/demo/bert/initial.safetensors"', f'"{self.data}/initial.safetensors"'),
-        ):
-            assert old in text
-            text = text.replace(old, new, 1)
-        self.system.write_text(text)
-        self.config.write_text(DEMO.read_text())
-        for section, key, value in SETTINGS:
-            self.set(section, key, value)
-
-    def set(self, section: str, key: str, value: object) -> None:
-        self.config.write_text(change_value(self.config.read_text(), section, key, str(value)))
+class Machine(OneRank):
+    """One CPU rank, ready to train."""
 
     def prepare(self) -> Run:
-        arguments = ["run", "--system", str(self.system), "--log", str(self.log)]
-        return prepare(parse_trainer_arguments("bert", None, arguments))
-
-    def events(self) -> list[dict[str, Any]]:
-        lines = self.log.read_text().splitlines()
-        return [json.loads(line.removeprefix(":::MLLOG ")) for line in lines]
+        return prepare(self.parse())
 
 
 @pytest.fixture
 def machine(tmp_path: Path, small_data: Path) -> Iterator[Machine]:
     threads = torch.get_num_threads()
-    yield Machine(tmp_path, small_data / "bert")
+    yield Machine("bert", tmp_path, small_data / "bert", SETTINGS)
     torch.set_num_threads(threads)
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -17,7 +17,7 @@ from resnet import probe as resnet_probe
 from resnet.config import Config
 from resnet.probe import make_synthetic_batch
 from resnet.train import main
-from tests.resnet.test_config import change_value
+from tests.one_rank import change_value
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "resnet" / "configs" / "demo.toml"

@@ -5,7 +5,6 @@ tests/test_runs.py runs it on four ranks and reads the whole log.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +16,9 @@ import torch.distributed as dist
 
 from harness.commands import InputError
 from harness.ranks import SharedFault
-from harness.trainer import parse_trainer_arguments
 from resnet import train as resnet_train
 from resnet.train import Run, main, prepare, train
-from tests.conftest import ROOT
-from tests.resnet.test_config import change_value
+from tests.one_rank import OneRank
 
 # 96 images, 40 an update: ceil(96 / 40) = 3 updates an epoch, the last batch goes across its end.
 SETTINGS: list[tuple[str, str, object]] = [
@@ -38,44 +35,17 @@ SETTINGS: list[tuple[str, str, object]] = [
 ]
 
 
-class Machine:
-    """One CPU rank with data and configuration of its own."""
-
-    def __init__(self, folder: Path, data: Path) -> None:
-        self.system, self.config = folder / "one.toml", folder / "resnet.toml"
-        self.data, self.log = folder / "data", folder / "log.txt"
-        shutil.copytree(data, self.data)
-        text = (ROOT / "systems" / "demo.toml").read_text()
-        for old, new in (
-            ('name = "demo"', 'name = "one"'),
-            ("count = 4", "count = 1"),
-            ('launcher = "mpirun"', 'launcher = "local"'),
-            ('"resnet/configs/demo.toml"', f'"{self.config}"'),
-            ('"data/demo/resnet"', f'"{self.data}"'),
-        ):
-            assert old in text
-            text = text.replace(old, new, 1)
-        self.system.write_text(text)
-        self.config.write_text((ROOT / "resnet" / "configs" / "demo.toml").read_text())
-        for section, key, value in SETTINGS:
-            self.set(section, key, value)
-
-    def set(self, section: str, key: str, value: object) -> None:
-        self.config.write_text(change_value(self.config.read_text(), section, key, str(value)))
+class Machine(OneRank):
+    """One CPU rank, ready to train."""
 
     def prepare(self) -> Run:
-        arguments = ["run", "--system", str(self.system), "--log", str(self.log)]
-        return prepare(parse_trainer_arguments("resnet", None, arguments))
-
-    def events(self) -> list[dict[str, Any]]:
-        lines = self.log.read_text().splitlines()
-        return [json.loads(line.removeprefix(":::MLLOG ")) for line in lines]
+        return prepare(self.parse())
 
 
 @pytest.fixture
 def machine(tmp_path: Path, small_data: Path) -> Iterator[Machine]:
     threads = torch.get_num_threads()
-    yield Machine(tmp_path, small_data / "resnet")
+    yield Machine("resnet", tmp_path, small_data / "resnet", SETTINGS)
     torch.set_num_threads(threads)
     if dist.is_initialized():
         dist.destroy_process_group()
