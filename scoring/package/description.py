@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scoring.exits import InputError
 from scoring.findings import Finding, quote
-from scoring.log import LineError, parse_json, read_bounded
+from scoring.package.document import read_document
 from scoring.package.system_file import SystemFile
 from scoring.profile import Profile
 
@@ -61,14 +60,7 @@ _WHOLE_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
 
 def read_description(path: Path) -> dict[str, Any]:
     """Read a system description from a file. Raises InputError where it is no JSON object."""
-    place = path.absolute()
-    try:
-        value = parse_json(read_bounded(place, place.resolve().parent, SIZE_LIMIT_BYTES))
-    except LineError as error:
-        raise InputError(f"{path}: {error}: give a JSON system description") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: no JSON object: give a JSON system description")
-    return value
+    return read_document(path, str(path), SIZE_LIMIT_BYTES, "a JSON system description")
 
 
 def write_description(description: dict[str, Any]) -> bytes:

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scoring.exits import InputError
 from scoring.findings import Finding, quote
-from scoring.log import LineError, parse_json, read_bounded
+from scoring.package.document import read_document
 from scoring.package.examination import Check, Material, conclude, parse_object, read_part, skip
 from scoring.package.layout import (
     IMAGE_MANIFEST_FILE,
@@ -26,14 +25,8 @@ from scoring.run import Run
 
 def read_rebuilt_manifest(path: Path) -> dict[str, Any]:
     """Read the manifest of a rebuilt image. Raises InputError where it is no JSON object."""
-    place = path.absolute()
-    try:
-        value = parse_json(read_bounded(place, place.resolve().parent, IMAGE_MANIFEST_LIMIT_BYTES))
-    except LineError as error:
-        raise InputError(f"--image-manifest {path}: {error}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"--image-manifest {path}: no JSON object: give an image's manifest")
-    return value
+    shown = f"--image-manifest {path}"
+    return read_document(path, shown, IMAGE_MANIFEST_LIMIT_BYTES, "an image's manifest")
 
 
 def check_image(material: Material, rebuilt: dict[str, Any] | None) -> Check:
