@@ -7,11 +7,12 @@ Sources: training_rules.adoc, "Hyperparameters" and "Benchmark Specific Rules"; 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import harness.batch
 from bert.model import ModelConfig
-from harness.batch import Communication
 from harness.config import check, logged
+from harness.graphs import Graphs
 from harness.precision import Precision
 
 TARGET_ACCURACY = 0.720
@@ -43,7 +44,11 @@ class Input:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """LAMB with linear decay; the gradient is clipped after the all-reduce (both are allowed)."""
+    """LAMB with linear decay.
+
+    gradient_clip: before_reduce clips each rank's own gradient, after_reduce their mean; both are
+    allowed ("Benchmark Specific Rules", BERT).
+    """
 
     base_learning_rate: float = logged("opt_base_learning_rate")
     training_steps: int = logged("opt_learning_rate_training_steps")
@@ -55,6 +60,7 @@ class Optimizer:
     epsilon: float = logged("opt_lamb_epsilon")
     weight_decay: float = logged("opt_lamb_weight_decay_rate")
     max_gradient_norm: float = logged("opt_gradient_clip_norm")
+    gradient_clip: Literal["before_reduce", "after_reduce"] = logged("gradient_clip")
 
     def __post_init__(self) -> None:
         check(self.base_learning_rate >= 0, "'base_learning_rate' must not be negative")
@@ -85,6 +91,13 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Communication(harness.batch.Communication):
+    """How gradients are averaged; sharded_optimizer: every rank updates a part of each bucket."""
+
+    sharded_optimizer: bool
+
+
+@dataclass(frozen=True)
 class Config:
     """One BERT configuration file."""
 
@@ -95,10 +108,17 @@ class Config:
     evaluation: Evaluation
     precision: Precision
     communication: Communication
+    graphs: Graphs
     operations: dict[str, str]
 
     def __post_init__(self) -> None:
         check(
             self.input.max_sequence_length <= self.model.positions,
             "input.max_sequence_length must not exceed model.positions",
+        )
+        check(
+            self.optimizer.gradient_clip == "after_reduce"
+            or not self.communication.sharded_optimizer,
+            "optimizer.gradient_clip 'before_reduce' and communication.sharded_optimizer exclude "
+            "each other: sharding saves by overlapping what clipping has to wait for",
         )

@@ -6,7 +6,6 @@ masked positions of all evaluation samples, without dropout).
 
 from __future__ import annotations
 
-import torch
 import torch.distributed as dist
 
 from bert.data import EvaluationInput
@@ -23,19 +22,15 @@ def evaluate(
     training mode. Raises InputError if the weights are not finite,
     RuntimeError if not exactly that many samples came.
     """
-    counts = torch.zeros(3, dtype=torch.int64, device=step.device)
-    check_finite(step.model)
+    check_finite(step.parameters)
+    step.counts.zero_()
     step.model.eval()
-    with torch.no_grad(), step.precision.forward_context(step.device):
-        for batch in evaluation.epoch():
-            predictions = step.model(batch).masked_lm_logits.argmax(dim=1)
-            counts[0] += (predictions == batch.masked_ids).sum()
-            counts[1] += batch.masked_ids.numel()
-            counts[2] += batch.next_sentence_labels.numel()
+    for batch in evaluation.epoch():
+        step.evaluate(batch)
     step.model.train()
     if world_size > 1:
-        dist.all_reduce(counts)
-    correct, positions, seen = counts.tolist()
+        dist.all_reduce(step.counts)
+    correct, positions, seen = step.counts.tolist()
     if seen != samples:
         raise RuntimeError(f"evaluation saw {seen} samples of {samples}")
     return float(correct / positions)

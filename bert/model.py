@@ -32,7 +32,7 @@ LAYER_NORM_EPS = 1e-12
 
 @dataclass(frozen=True)
 class Operations:
-    """What the model and its loss are computed with: see harness.ops for the definitions."""
+    """What a step is computed with: see harness.ops for the definitions."""
 
     query_key_value: Callable[..., tuple[Tensor, Tensor, Tensor]]
     varlen_attention: Callable[..., Tensor]
@@ -40,6 +40,8 @@ class Operations:
     layer_norm: Callable[..., Tensor]
     dropout_add_layer_norm: Callable[..., Tensor]
     masked_cross_entropy: Callable[..., Tensor]
+    lamb_moments: Callable[..., Tensor]
+    lamb_apply: Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,34 @@ class BertForPretraining(nn.Module):
             elif isinstance(module, Dense):
                 skipped.append(module.bias)
         return skipped
+
+    def normalisation_parameters(self) -> list[nn.Parameter]:
+        """Gain and bias of every layer normalisation, which stay fp32 whatever the model's type."""
+        return [
+            parameter
+            for module in self.modules()
+            if isinstance(module, LayerNorm)
+            for parameter in (module.weight, module.bias)
+        ]
+
+    def parameter_runs(self) -> list[list[nn.Parameter]]:
+        """All parameters in the order of the forward pass, in runs that lie together in memory.
+
+        The weights of query, key and value are one run and their biases another, so that one
+        matrix product can read all three; every other parameter is a run of its own.
+        """
+        joined = {}
+        for module in self.modules():
+            if isinstance(module, Attention):
+                projections = (module.query, module.key, module.value)
+                for run in ([p.weight for p in projections], [p.bias for p in projections]):
+                    joined[id(run[0])] = run
+        inside = {id(parameter) for run in joined.values() for parameter in run[1:]}
+        return [
+            joined.get(id(parameter), [parameter])
+            for parameter in self.parameters()
+            if id(parameter) not in inside
+        ]
 
 
 def initialize_weights(model: BertForPretraining) -> None:

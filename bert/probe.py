@@ -68,16 +68,13 @@ def probe(options: argparse.Namespace) -> int:
     config = load_config(options.config, Config)
     device = choose_device(options.device)
     torch.manual_seed(0)
-    step = TrainingStep(config, device, world_size=1, initial_state=None)
+    rates = [config.optimizer.base_learning_rate]
+    step = TrainingStep(config, device, 0, 1, None, rates)
     batch = make_synthetic_batch(config, config.batch.local_batch_size, device)
 
-    def run_step() -> None:
-        for _ in range(config.batch.gradient_accumulation_steps):
-            step.accumulate(batch)
-        step.update(config.optimizer.base_learning_rate)
-
+    step.prepare(batch)
     samples = config.batch.local_batch_size * config.batch.gradient_accumulation_steps
-    measured = measure_steps(run_step, options.steps, samples, device)
+    measured = measure_steps(lambda: step.run(lambda: batch), options.steps, samples, device)
     tokens = int(batch.input_ids.numel())
     measured = {
         "benchmark": "bert", "config": str(options.config), "tokens_per_micro_batch": tokens,

@@ -1,14 +1,19 @@
-"""One training step of BERT: forward, backward, averaged gradients, LAMB update."""
+"""One training step of BERT: forward, backward, gradients over the ranks, LAMB update."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
+from torch import Tensor
 
 from bert.config import Config
 from bert.model import Batch, BertForPretraining, Operations, pretraining_loss
-from harness.gradients import distribute, hold_back, list_gradients, set_learning_rate
+from harness.gradients import GradientReduction, broadcast_model
 from harness.ops.table import resolve_operations
-from harness.optimizers import LAMB
+from harness.optimizers.flat_lamb import FlatLAMB, LambOperations
+from harness.parameters import FlatParameters
+from harness.warmup import preserve_state
 
 
 def check_groups(model: BertForPretraining, layers: int) -> None:
@@ -22,64 +27,104 @@ def check_groups(model: BertForPretraining, layers: int) -> None:
 
 
 class TrainingStep:
-    """The model with its optimizer; `accumulate` takes micro-batches, `update` ends the step.
+    """The model with its optimizer; `run` takes the micro-batches of one step.
 
     As in the reference each rank takes the mean over its own masked tokens and its own
     sequences, and ranks and micro-batches are averaged with equal weight (bert.md section 7).
+    learning_rates: one for each update of the run. rank: of this process, where the optimizer is
+    sharded. counts: (3,) int64, correct and all masked tokens and all sequences that `evaluate`
+    has counted since they were set to 0. Raises InputError for a provider that there is not.
     """
 
     def __init__(
         self,
         config: Config,
         device: torch.device,
+        rank: int,
         world_size: int,
         initial_state: dict[str, torch.Tensor] | None,
+        learning_rates: Sequence[float],
     ) -> None:
+        self.config, self.device, self.world_size = config, device, world_size
         self.operations = resolve_operations(Operations, config.operations)
         self.model = BertForPretraining(config.model, self.operations)
         if initial_state is not None:
             self.model.load_state_dict(initial_state, strict=True)
         self.model.to(device)
         check_groups(self.model, config.model.layers)
-        self.precision, self.device = config.precision, device
-        self.micro_batches = config.batch.gradient_accumulation_steps
-        optimizer = config.optimizer
-        self.optimizer = LAMB(
-            [
-                {"params": self.model.adapted_parameters(), "adapt": True},
-                {"params": self.model.skipped_parameters(), "adapt": False},
-            ],
-            lr=optimizer.base_learning_rate,
+        broadcast_model(self.model, world_size)
+        optimizer, communication = config.optimizer, config.communication
+        self.parameters = FlatParameters(
+            self.model,
+            self.model.parameter_runs(),
+            self.model.normalisation_parameters(),
+            self.model.adapted_parameters(),
+            config.precision.dtype,
+            communication.bucket_megabytes,
+            rank,
+            world_size if communication.sharded_optimizer else 1,
+        )
+        self.clips_before = optimizer.gradient_clip == "before_reduce"
+        self.reduction = GradientReduction(self.parameters, world_size, not self.clips_before)
+        self.optimizer = FlatLAMB(
+            self.parameters,
+            LambOperations(self.operations.lamb_moments, self.operations.lamb_apply),
+            learning_rates,
             betas=(optimizer.beta_1, optimizer.beta_2),
             eps=optimizer.epsilon,
             weight_decay=optimizer.weight_decay,
-            max_grad_norm=optimizer.max_gradient_norm,
+            max_gradient_norm=None if self.clips_before else optimizer.max_gradient_norm,
+            gradient_scale=config.precision.loss_scale,
+            device=device,
         )
-        bucket_megabytes = config.communication.bucket_megabytes
-        self.distributed = distribute(self.model, device, world_size, bucket_megabytes)
-        self._pending = 0
+        self.micro_batches = config.batch.gradient_accumulation_steps
+        self.counts = torch.zeros(3, dtype=torch.int64, device=device)
 
-    def accumulate(self, batch: Batch) -> None:
-        """Add one micro-batch's gradients; the last of a step averages them over the ranks."""
-        self._pending += 1
-        if self._pending < self.micro_batches:
-            with hold_back(self.distributed):
-                self._backward(batch)
-        else:
-            self._backward(batch)
+    def run(self, fetch: Callable[[], Batch]) -> None:
+        """Take one step on the next micro-batches that fetch() gives."""
+        for number in range(self.micro_batches):
+            self.backward(fetch(), number == 0, number == self.micro_batches - 1)
+        self.reduction.finish(self._clip if self.clips_before else None)
+        self.optimizer.update()
 
-    def update(self, learning_rate: float) -> None:
-        """Apply the step's gradients (clipped after the all-reduce) and forget them."""
-        self._pending = 0
-        gradients = list_gradients(self.optimizer)
-        self.precision.unscale(gradients)
-        set_learning_rate(self.optimizer, learning_rate)
-        self.optimizer.step()
-        torch._foreach_zero_(gradients)  # in place, all at once: they are views of the buckets
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> None:
+        """Add a batch's correct predictions, masked tokens and sequences to `counts`."""
+        predictions = self.model(batch).masked_lm_logits.argmax(dim=1)
+        correct = (predictions == batch.masked_ids).sum()
+        counted = (batch.masked_ids != -1).sum(), (batch.next_sentence_labels != -1).sum()
+        self.counts.add_(torch.stack([correct, *counted]))
 
-    def _backward(self, batch: Batch) -> None:
-        with self.precision.forward_context(self.device):
-            output = self.distributed(batch)
-            labels = batch.next_sentence_labels
-            loss = pretraining_loss(output, batch.masked_ids, labels, self.operations)[0]
-        self.precision.backward(loss / self.micro_batches)
+    def prepare(self, batch: Batch) -> None:
+        """Run everything once on a synthetic batch; no trace is left."""
+        with preserve_state(self.state(), self.device):
+            self.run(lambda: batch)
+            self.model.eval()
+            self.evaluate(batch)
+            self.model.train()
+
+    def state(self) -> list[Tensor]:
+        """Every tensor that a step or an evaluation changes."""
+        return [*self.parameters.weights(), *self.optimizer.state(), self.counts]
+
+    def backward(self, batch: Batch, first: bool = True, last: bool = True) -> None:
+        """Make the gradients of a micro-batch, as a step's first or last."""
+        self.reduction.begin(first, last)
+        output = self.model(batch)
+        loss = pretraining_loss(
+            output, batch.masked_ids, batch.next_sentence_labels, self.operations
+        )[0]
+        self.config.precision.backward(loss, self.micro_batches * self.world_size)
+
+    @torch.no_grad()
+    def _clip(self) -> None:
+        """Clip this rank's own gradient, which so far is 1 / world size of the mean's part."""
+        limit = self.config.optimizer.max_gradient_norm
+        scale = self.config.precision.loss_scale / self.world_size
+        total = torch.zeros(1, device=self.device)
+        for pool in self.parameters.pools:
+            norm = torch.linalg.vector_norm(pool.gradients, dtype=torch.float32)
+            total += (norm / scale).square()
+        factor = limit / total.sqrt().clamp(min=limit)
+        for pool in self.parameters.pools:
+            pool.gradients.mul_(factor.to(pool.dtype))

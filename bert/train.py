@@ -41,7 +41,6 @@ from harness.trainer import (
     parse_trainer_arguments,
     run_trainer,
 )
-from harness.warmup import preserve_state
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -72,9 +71,7 @@ def train(run: Run) -> bool:
     run.training.open()  # the first touch of the data
     for evaluation_update in run.evaluation_updates:
         while update < evaluation_update:
-            for _ in range(config.batch.gradient_accumulation_steps):
-                step.accumulate(run.training.next())
-            step.update(learning_rate(config, update))
+            step.run(run.training.next)
             update += 1
             progress.samples += config.batch.global_batch_size
         samples = progress.samples
@@ -204,19 +201,13 @@ def build_step(
 ) -> TrainingStep:
     """Load the initial checkpoint into the model, and warm up with the state restored."""
     state = look_before(ranks, lambda: read_checkpoint(checkpoint, config.model))
-    step = TrainingStep(config, device, ranks.world_size, state)
+    rates = [learning_rate(config, update) for update in range(config.optimizer.training_steps)]
+    step = TrainingStep(config, device, ranks.rank, ranks.world_size, state, rates)
     if config.evaluation.log_weights:
         for name, _ in step.model.named_parameters():
             clock.log("weights_initialization", None, {"tensor": name})
     batch = make_synthetic_batch(config, config.batch.local_batch_size, device)
-    with preserve_state(step.model, step.optimizer, device):
-        for _ in range(config.batch.gradient_accumulation_steps):
-            step.accumulate(batch)
-        step.update(0.0)
-        step.model.eval()
-        with torch.no_grad(), step.precision.forward_context(device):
-            step.model(batch)
-        step.model.train()
+    step.prepare(batch)
     # Dropout differs between ranks, as the replicas' does in the reference.
     torch.manual_seed(derive_seed(seed, "dropout", ranks.rank))
     return step

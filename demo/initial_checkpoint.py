@@ -31,7 +31,8 @@ def make_initial_checkpoint(
     device = torch.device("cpu")
     torch.set_num_threads(1)
     torch.manual_seed(seed)
-    step = TrainingStep(config, device, world_size=1, initial_state=None)
+    rates = [LEARNING_RATE * min(1.0, (update + 1) / WARMUP_UPDATES) for update in range(updates)]
+    step = TrainingStep(config, device, 0, 1, None, rates)
     with torch.no_grad():
         for parameter in step.model.adapted_parameters():
             parameter.mul_(INITIAL_SCALE)
@@ -39,9 +40,7 @@ def make_initial_checkpoint(
     training.open()
     progress = Progress("initial checkpoint", updates, "updates")
     for update in range(updates):
-        for _ in range(config.batch.gradient_accumulation_steps):
-            step.accumulate(training.next())
-        step.update(LEARNING_RATE * min(1.0, (update + 1) / WARMUP_UPDATES))
+        step.run(training.next)
         progress.update(update + 1)
     training.close()
     progress.finish(updates)

@@ -1,47 +1,108 @@
-"""Averaging gradients over ranks: few large buckets, overlapped with the backward pass."""
+"""Gradients into flat buffers and over the ranks: few large buckets, overlapped with backward."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
+import torch.distributed as dist
+from torch import Tensor
+
+from harness.parameters import Bucket, FlatParameters, Pool, flatten_dense
 
 
-def distribute(
-    model: torch.nn.Module, device: torch.device, world_size: int, bucket_megabytes: int
-) -> torch.nn.Module:
-    """Wrap a model so that its backward pass leaves the mean gradient over ranks on every rank.
+class GradientReduction:
+    """Collects every parameter's gradient in its pool and adds up the ranks' pools.
 
-    Parameters and buffers are broadcast from rank 0 once, here (each rank then keeps its own
-    normalisation statistics, as the reference does). A single rank gets the model back as it is.
+    A backward pass hands each gradient over as it is made. When all gradients of a bucket are
+    there they are copied into the pool at once, and in a step's last micro-batch the bucket's
+    all-reduce (reduce-scatter where the pool is sharded) begins, while backward goes on. `begin`
+    comes before each backward pass, `finish` after a step's last. Ranks are summed, not averaged:
+    divide the loss by the world size, so that the sum of 16-bit gradients cannot overflow. With
+    overlap False nothing is sent before `finish`.
     """
-    if world_size == 1:
-        return model
-    return DistributedDataParallel(
-        model,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        forward_sync_buffers=False,
-        gradient_as_bucket_view=True,
-        bucket_cap_mb=bucket_megabytes,
-    )
+
+    def __init__(self, parameters: FlatParameters, world_size: int, overlap: bool = True) -> None:
+        self.parameters, self.world_size, self.overlap = parameters, world_size, overlap
+        self._first = self._last = True
+        self._waiting: dict[int, int] = {}
+        self._works: list[dist.Work] = []
+        self._buckets = [(pool, bucket) for pool in parameters.pools for bucket in pool.buckets]
+        self._places = [
+            [pool.gradients[placed.start : placed.stop] for placed in bucket.tensors]
+            for pool, bucket in self._buckets
+        ]
+        for number, (_, bucket) in enumerate(self._buckets):
+            for placed in bucket.tensors:
+                hook = partial(self._take, number)
+                placed.parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+
+    def begin(self, first: bool, last: bool) -> None:
+        """Say which micro-batch of a step the coming backward pass belongs to."""
+        self._first, self._last = first, last
+        self._waiting = {n: len(b.tensors) for n, (_, b) in enumerate(self._buckets)}
+
+    def finish(self, before_sending: Callable[[], None] | None = None) -> None:
+        """Wait, in the device's order, until every pool holds the sum over all ranks.
+
+        before_sending: called when all of this rank's gradients are there and, with overlap
+        False, none is sent. Raises RuntimeError where a parameter had no gradient.
+        """
+        if any(self._waiting.values()):
+            missing = sum(self._waiting.values())
+            raise RuntimeError(f"{missing} parameters had no gradient in this backward pass")
+        if before_sending is not None:
+            before_sending()
+        if not self.overlap:
+            for pool, bucket in self._buckets:
+                self._send(pool, bucket)
+        for work in self._works:
+            work.wait()
+        self._works.clear()
+
+    def _take(self, number: int, _: Tensor) -> None:
+        self._waiting[number] -= 1
+        if self._waiting[number]:
+            return
+        pool, bucket = self._buckets[number]
+        gradients = [flatten_dense(placed.parameter.grad) for placed in bucket.tensors]  # type: ignore[arg-type]
+        if self._first:
+            torch._foreach_copy_(self._places[number], gradients)
+        else:
+            torch._foreach_add_(self._places[number], gradients)
+        for placed in bucket.tensors:
+            placed.parameter.grad = None  # the next backward pass hands its own tensor over
+        if self._last and self.overlap:
+            self._send(pool, bucket)
+
+    def _send(self, pool: Pool, bucket: Bucket) -> None:
+        if self.world_size == 1:
+            return
+        whole = pool.gradients[bucket.start : bucket.stop]
+        if pool.sharded:
+            mine = pool.owned_gradients[pool.owned_place(bucket)]
+            work = dist.reduce_scatter_tensor(mine, whole, async_op=True)
+        else:
+            work = dist.all_reduce(whole, async_op=True)
+        if work is not None:
+            self._works.append(work)
 
 
-def hold_back(model: torch.nn.Module) -> AbstractContextManager[Any]:
-    """The context of a micro-batch whose gradients are only added up, not yet averaged."""
-    if isinstance(model, DistributedDataParallel):
-        return model.no_sync()
-    return nullcontext()
+def broadcast_model(model: torch.nn.Module, world_size: int) -> None:
+    """Give every rank rank 0's parameters and buffers, so that all start alike."""
+    if world_size > 1:
+        for tensor in [*model.parameters(), *model.buffers()]:
+            dist.broadcast(tensor.detach(), 0)
 
 
-def list_gradients(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    """The gradients of all parameters an optimizer updates, in its order."""
-    parameters = (p for group in optimizer.param_groups for p in group["params"])
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Give every parameter group the learning rate of the coming update."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+def gather_weights(pool: Pool) -> None:
+    """Bring every rank's updated share of a sharded pool to all ranks."""
+    works = []
+    for bucket in pool.buckets:
+        whole = pool.weights[bucket.start : bucket.stop]
+        mine = pool.owned_weights[pool.owned_place(bucket)]
+        works.append(dist.all_gather_into_tensor(whole, mine, async_op=True))
+    for work in works:
+        if work is not None:
+            work.wait()

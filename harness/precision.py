@@ -1,12 +1,13 @@
 """Numerical formats of a run: fp32, bf16, or fp16 with a static loss scale.
 
-Rules: "Numerical formats" pre-approve all three; loss scaling is allowed. The scale is static
-on purpose: a dynamic one skips steps, which shifts schedules and cannot be captured in a graph.
+Rules: "Numerical formats" pre-approve all three; loss scaling is allowed. In 16 bit the model's
+matrices, activations and gradients are of that type, while master weights, normalisation
+parameters and statistics, optimizer state and losses are fp32. The scale is static on purpose: a
+dynamic one skips steps, which shifts schedules and cannot be captured in a graph.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,11 +15,17 @@ import torch
 
 from harness.commands import InputError
 from harness.config import check
+from harness.parameters import FlatParameters
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The [precision] section: format of activations, and the loss scale (1 unless fp16)."""
+    """The [precision] section: format of matrices and activations, and the loss scale.
+
+    loss_scale: 1 unless format is fp16.
+    """
 
     format: Literal["fp32", "bf16", "fp16"]
     loss_scale: float
@@ -28,31 +35,28 @@ class Precision:
         scaled = self.loss_scale != 1
         check(not scaled or self.format == "fp16", "'loss_scale' must be 1 unless format is fp16")
 
-    def forward_context(self, device: torch.device) -> AbstractContextManager[object]:
-        """The context of the forward pass: autocast to 16 bit, or nothing for fp32."""
-        if self.format == "fp32":
-            return nullcontext()
-        dtype = torch.bfloat16 if self.format == "bf16" else torch.float16
-        return torch.autocast(device.type, dtype=dtype)
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of matrices, activations and gradients."""
+        return DTYPES[self.format]
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Run the backward pass of the scaled loss."""
-        (loss * self.loss_scale if self.loss_scale != 1 else loss).backward()  # type: ignore[no-untyped-call]
+    def backward(self, loss: torch.Tensor, parts: int) -> None:
+        """Run the backward pass of loss_scale * loss / parts.
 
-    def unscale(self, gradients: list[torch.Tensor]) -> None:
-        """Divide gradients by the loss scale in place, before any norm is taken."""
-        if self.loss_scale != 1:
-            torch._foreach_mul_(gradients, 1.0 / self.loss_scale)
+        parts: losses whose mean is wanted, micro-batches times ranks; their gradients are added
+        up, so that the sum is loss_scale times the gradient of the mean.
+        """
+        (loss * (self.loss_scale / parts)).backward()  # type: ignore[no-untyped-call]
 
 
-def check_finite(model: torch.nn.Module) -> None:
-    """Raise InputError if a parameter is not finite: the run has diverged or overflowed.
+def check_finite(parameters: FlatParameters) -> None:
+    """Raise InputError if a master weight is not finite: the run has diverged or overflowed.
 
-    Asked once an evaluation, since the answer makes the host wait for the device.
+    Asked once an evaluation, since the answer makes the host wait for the device. A sharded pool
+    is looked at by every rank for its own part, and all of it as the model sees it.
     """
-    parameters = [parameter.detach() for parameter in model.parameters()]
-    norms = list(torch._foreach_norm(parameters)) if parameters else []
-    if norms and not torch.isfinite(torch.stack(norms)).all():
+    sums = torch.stack([tensor.float().abs().sum() for tensor in parameters.weights()])
+    if not torch.isfinite(sums).all():
         raise InputError(
             "the weights are no longer finite: lower the learning rate, or precision.loss_scale "
             "where format is fp16"

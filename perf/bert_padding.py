@@ -78,13 +78,12 @@ def compare(sequences: int, rounds: int) -> Comparison:
     torch.manual_seed(0)
     config = make_config()
     cpu = torch.device("cpu")
-    step = TrainingStep(config, cpu, world_size=1, initial_state=None)
+    step = TrainingStep(config, cpu, 0, 1, None, [config.optimizer.base_learning_rate])
     batch = make_synthetic_batch(config, sequences, cpu)
     padded = pad_batch(batch, MAX_SEQUENCE_LENGTH)
 
     def run(taken: Batch) -> None:
-        step.accumulate(taken)
-        step.update(config.optimizer.base_learning_rate)
+        step.run(lambda: taken)
 
     turns = measure_in_turns(lambda: run(batch), lambda: run(padded), rounds)
     tokens, all_tokens = batch.input_ids.numel(), padded.input_ids.numel()

@@ -31,6 +31,7 @@ from bert.model import Batch
 from bert.probe import make_synthetic_batch
 from harness.commands import GOOD, Parser, run_command
 from harness.config import load_config
+from harness.graphs import Graphs
 from perf.bert_padding import pad_batch
 from perf.comparison import Comparison, check_positive
 
@@ -101,21 +102,18 @@ def without_memory() -> Iterator[FakeTensorMode]:
 
 def count_resnet(config: resnet.config.Config, images: int) -> tuple[Count, Count]:
     """Count forward and backward of `images` images, and the update after them."""
-    size = config.input.crop_size
+    batch = dataclasses.replace(config.batch, local_batch_size=images)
+    graphs = Graphs(step=False, evaluation=False)
+    config = dataclasses.replace(config, batch=batch, graphs=graphs)
     with without_memory():
-        step = resnet.step.TrainingStep(config, CPU, world_size=1)
-        pixels = torch.empty(images, config.model.input_channels, size, size)
-        pixels = pixels.to(memory_format=torch.channels_last)
-        labels = torch.empty(images, dtype=torch.int64)
-        step.accumulate(pixels, labels)
-        step.update(1.0)  # makes the optimizer's state, which later updates find
-        return count(lambda: step.accumulate(pixels, labels)), count(lambda: step.update(1.0))
+        step = resnet.step.TrainingStep(config, CPU, 1, [1.0])
+        return count(step.backward), count(step.optimizer.update)
 
 
 def count_bert(config: bert.config.Config, batch: Batch) -> tuple[Count, Count]:
     """Count forward and backward of a batch, and the update after it."""
     with without_memory() as mode:
-        step = bert.step.TrainingStep(config, CPU, world_size=1, initial_state=None)
+        step = bert.step.TrainingStep(config, CPU, 0, 1, None, [1.0])
         # cu_seqlens stays real: attention reads the lengths.
         shapes = {
             field.name: mode.from_tensor(getattr(batch, field.name))
@@ -123,9 +121,7 @@ def count_bert(config: bert.config.Config, batch: Batch) -> tuple[Count, Count]:
             if field.name not in ("cu_seqlens", "longest_sequence")
         }
         batch = dataclasses.replace(batch, **shapes)
-        forward = count(lambda: step.accumulate(batch))
-        step.update(1.0)
-        return forward, count(lambda: step.update(1.0))
+        return count(lambda: step.backward(batch)), count(step.optimizer.update)
 
 
 def show_most(name: str, counted: Count, unit: str, units: int, most: int = 8) -> None:

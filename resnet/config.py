@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import harness.batch
 from harness.batch import Communication
 from harness.config import check, logged
+from harness.graphs import Graphs
 from harness.precision import Precision
 from resnet.data import InputOptions
 from resnet.model import ModelConfig
@@ -86,6 +87,7 @@ class Config:
     evaluation: Evaluation
     precision: Precision
     communication: Communication
+    graphs: Graphs
     operations: dict[str, str]
 
     def __post_init__(self) -> None:

@@ -171,6 +171,15 @@ class TrainingInput(_Input):
         self.batches += 1
         return batch
 
+    def next_into(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        """Write the next batch into tensors of the caller's, cast to their types.
+
+        images: (local_batch, C, H, W) in channels_last memory; labels: int64 (local_batch,).
+        """
+        made, made_labels = self.next()
+        images.copy_(made, non_blocking=True)
+        labels.copy_(made_labels, non_blocking=True)
+
     def _explain(self, error: RuntimeError) -> InputError:
         from resnet.pipelines import find_undecodable
 
@@ -264,6 +273,13 @@ class EvaluationInput(_Input):
                 yield images, labels, count
         if seen != self.images:
             raise RuntimeError(f"rank {self.rank} evaluated {seen} images of {self.images}")
+
+    def epoch_into(self, images: torch.Tensor, labels: torch.Tensor) -> Iterator[int]:
+        """Give one pass as `epoch` does, each batch written as `next_into`; yields its count."""
+        for made, made_labels, count in self.epoch():
+            images.copy_(made, non_blocking=True)
+            labels.copy_(made_labels, non_blocking=True)
+            yield count
 
     def _advance(self) -> tuple[torch.Tensor, torch.Tensor]:
         batch = self._run()

@@ -5,13 +5,24 @@ Rules: "Quality measure"; the reference averages normalisation statistics over t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Protocol
+
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from harness.precision import check_finite
-from resnet.data import EvaluationInput
 from resnet.model import batch_norm_buffers
-from resnet.step import TrainingStep
+from resnet.step import UNCOUNTED_LABEL, TrainingStep
+
+
+class Validation(Protocol):
+    """What gives the validation images of this rank."""
+
+    def epoch_into(self, images: Tensor, labels: Tensor) -> Iterator[int]:
+        """Write each batch into the tensors; yields how many of its images count."""
+        ...
 
 
 def average_batch_norm_statistics(model: torch.nn.Module, world_size: int) -> None:
@@ -26,9 +37,7 @@ def average_batch_norm_statistics(model: torch.nn.Module, world_size: int) -> No
     torch._foreach_copy_(buffers, [part.view_as(b) for part, b in zip(parts, buffers, strict=True)])
 
 
-def evaluate(
-    step: TrainingStep, validation: EvaluationInput, images: int, world_size: int
-) -> float:
+def evaluate(step: TrainingStep, validation: Validation, images: int, world_size: int) -> float:
     """Top-1 accuracy over the whole validation set, as a fraction.
 
     images: how many there are; counts are int64 and summed over ranks. The model is left in
@@ -36,18 +45,16 @@ def evaluate(
     RuntimeError if not exactly that many images came.
     """
     average_batch_norm_statistics(step.model, world_size)
-    counts = torch.zeros(2, dtype=torch.int64, device=step.device)
-    check_finite(step.model)
+    check_finite(step.parameters)
+    step.counts.zero_()
     step.model.eval()
-    with torch.no_grad(), step.precision.forward_context(step.device):
-        for batch, labels, count in validation.epoch():
-            predictions = step.model(batch)[:count].argmax(dim=1)
-            counts[0] += (predictions == labels[:count]).sum()
-            counts[1] += count
+    for count in validation.epoch_into(step.images, step.labels):
+        step.labels[count:] = UNCOUNTED_LABEL
+        step.evaluate()
     step.model.train()
     if world_size > 1:
-        dist.all_reduce(counts)
-    correct, seen = counts.tolist()
+        dist.all_reduce(step.counts)
+    correct, seen = step.counts.tolist()
     if seen != images:
         raise RuntimeError(f"evaluation saw {seen} images of {images}")
     return float(correct / seen)

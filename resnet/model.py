@@ -54,12 +54,13 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Operations:
-    """What the model and its loss are computed with: see harness.ops for the definitions."""
+    """What a step is computed with: see harness.ops for the definitions."""
 
     batch_norm: Callable[..., Tensor]
     batch_norm_relu: Callable[..., Tensor]
     batch_norm_add_relu: Callable[..., Tensor]
     label_smoothed_cross_entropy: Callable[..., Tensor]
+    lars_update: Callable[..., None]
 
 
 class BatchNorm(nn.Module):
@@ -154,8 +155,8 @@ class ResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Class scores of images.
 
-        images: (N, input_channels, H, W), normalised, best with channels_last strides. Returns
-        logits (N, classes), fp32.
+        images: (N, input_channels, H, W), normalised, best with channels_last strides, of the
+        type of the convolutions. Returns logits (N, classes), fp32.
         """
         x = images.contiguous(memory_format=torch.channels_last)
         x = self.bn0(self.conv0(x))
@@ -178,6 +179,15 @@ class ResNet(nn.Module):
             elif isinstance(module, nn.Linear):
                 skipped.append(module.bias)
         return skipped
+
+    def normalisation_parameters(self) -> list[nn.Parameter]:
+        """Every normalisation's gamma and beta, which stay fp32 whatever the model's type."""
+        return [
+            parameter
+            for module in self.modules()
+            if isinstance(module, BatchNorm)
+            for parameter in (module.weight, module.bias)
+        ]
 
     def weight_names(self) -> list[str]:
         """The run log's name of every parameter tensor, in the order of parameters()."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,20 +13,25 @@ from harness.commands import GOOD, InputError
 from harness.config import load_config
 from harness.throughput import choose_device, measure_steps
 from resnet.config import Config
+from resnet.model import IMAGE_CHANNELS
 from resnet.step import TrainingStep
 
 
-def make_synthetic_batch(
-    config: Config, local_batch: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Make normalised noise (N, C, H, W), channels_last fp32, and labels (N,) int64."""
-    size = config.input.crop_size
+def fill_with_noise(config: Config, images: Tensor, labels: Tensor) -> None:
+    """Write a synthetic batch: normalised noise, channels past the third 0, and random labels.
+
+    images: (B, C, H, W) channels last, of any type; labels: (B,) int64. Always the same batch;
+    torch's own generator is not used.
+    """
     generator = torch.Generator().manual_seed(0)
-    shape = (local_batch, config.model.input_channels, size, size)
-    images = torch.randn(shape, generator=generator).to(memory_format=torch.channels_last)
-    images[:, 3:] = 0.0
-    labels = torch.randint(config.model.classes, (local_batch,), generator=generator)
-    return images.to(device), labels.to(device)
+    images_NHWC = torch.randn(images.permute(0, 2, 3, 1).shape, generator=generator)
+    images_NHWC[..., IMAGE_CHANNELS:] = 0.0
+    images.copy_(images_NHWC.permute(0, 3, 1, 2))
+    labels.copy_(torch.randint(config.model.classes, labels.shape, generator=generator))
+
+
+def keep(images: Tensor, labels: Tensor) -> None:
+    """Leave the batch as it is: the step alone is measured."""
 
 
 def probe(options: argparse.Namespace) -> int:
@@ -35,16 +41,12 @@ def probe(options: argparse.Namespace) -> int:
     config = load_config(options.config, Config)
     device = choose_device(options.device)
     torch.manual_seed(0)
-    step = TrainingStep(config, device, world_size=1)
-    batch = make_synthetic_batch(config, config.batch.local_batch_size, device)
-
-    def run_step() -> None:
-        for _ in range(config.batch.gradient_accumulation_steps):
-            step.accumulate(*batch)
-        step.update(config.optimizer.base_learning_rate)
-
+    step = TrainingStep(config, device, 1, [config.optimizer.base_learning_rate])
+    fill = partial(fill_with_noise, config)
+    step.prepare(fill)
+    fill(step.images, step.labels)
     samples = config.batch.local_batch_size * config.batch.gradient_accumulation_steps
-    measured = measure_steps(run_step, options.steps, samples, device)
+    measured = measure_steps(lambda: step.run(keep), options.steps, samples, device)
     measured = {"benchmark": "resnet", "config": str(options.config), **measured}
     if options.json:
         print(json.dumps(measured, indent=1))

@@ -1,15 +1,23 @@
-"""One training step of ResNet: forward, backward, averaged gradients, LARS update."""
+"""One training step of ResNet: forward, backward, gradients over the ranks, LARS update."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from harness.gradients import distribute, hold_back, list_gradients, set_learning_rate
+from harness.gradients import GradientReduction, broadcast_model
+from harness.graphs import Replayable
 from harness.ops.table import resolve_operations
-from harness.optimizers import LARS
+from harness.optimizers.flat_lars import FlatLARS
+from harness.parameters import FlatParameters
+from harness.warmup import preserve_state
 from resnet.config import LARS_TRUST_COEFFICIENT, Config
-from resnet.model import Operations, ResNet
+from resnet.model import Operations, ResNet, batch_norm_buffers
+
+Fill = Callable[[Tensor, Tensor], None]
+UNCOUNTED_LABEL = -1
 
 
 def check_groups(model: ResNet, bottlenecks: int) -> None:
@@ -25,58 +33,112 @@ def check_groups(model: ResNet, bottlenecks: int) -> None:
 
 
 class TrainingStep:
-    """The model with its optimizer; `accumulate` takes micro-batches, `update` ends the step.
+    """The model with its optimizer over fixed tensors, so that a step can be one CUDA graph.
 
-    Gradients are the mean over the global batch: the mean of each local batch, averaged over
-    micro-batches and ranks. torch's generator must be seeded alike on all ranks before.
+    images: (B, C, H, W) channels last, in the run's format; labels: (B,) int64: `run` has them
+    filled and trains on them, `evaluate` counts on them. counts: (2,) int64, correct and all
+    images since they were set to 0. Gradients are the mean over the global batch: the mean of each
+    local batch, averaged over micro-batches and ranks. learning_rates: one for each update of the
+    run. Raises InputError for a provider or a graph that there is not.
     """
 
-    def __init__(self, config: Config, device: torch.device, world_size: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        device: torch.device,
+        world_size: int,
+        learning_rates: Sequence[float],
+    ) -> None:
+        config.graphs.check_device(device)
+        self.config, self.device, self.world_size = config, device, world_size
         self.operations = resolve_operations(Operations, config.operations)
         self.model = ResNet(config.model, self.operations).to(device)
         check_groups(self.model, sum(config.model.depths))
-        self.precision, self.device = config.precision, device
-        self.smoothing = config.optimizer.label_smoothing
-        self.micro_batches = config.batch.gradient_accumulation_steps
-        groups = [
-            {"params": self.model.adapted_parameters(), "adapt": True},
-            {"params": self.model.skipped_parameters(), "adapt": False},
-        ]
-        self.optimizer = LARS(
-            groups,
-            lr=config.optimizer.base_learning_rate,
+        broadcast_model(self.model, world_size)
+        self.parameters = FlatParameters(
+            self.model,
+            [[parameter] for parameter in self.model.parameters()],
+            self.model.normalisation_parameters(),
+            self.model.adapted_parameters(),
+            config.precision.dtype,
+            config.communication.bucket_megabytes,
+        )
+        self.reduction = GradientReduction(self.parameters, world_size)
+        self.optimizer = FlatLARS(
+            self.parameters,
+            self.operations.lars_update,
+            learning_rates,
             momentum=config.optimizer.momentum,
             weight_decay=config.optimizer.weight_decay,
             trust_coefficient=LARS_TRUST_COEFFICIENT,
             eps=config.optimizer.epsilon,
+            gradient_scale=config.precision.loss_scale,
+            device=device,
         )
-        bucket_megabytes = config.communication.bucket_megabytes
-        self.distributed = distribute(self.model, device, world_size, bucket_megabytes)
-        self._pending = 0
+        batch, side = config.batch.local_batch_size, config.input.crop_size
+        shape = (batch, side, side, config.model.input_channels)
+        images_NHWC = torch.zeros(shape, dtype=config.precision.dtype, device=device)
+        self.images = images_NHWC.permute(0, 3, 1, 2)
+        self.labels = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.counts = torch.zeros(2, dtype=torch.int64, device=device)
+        self.micro_batches = config.batch.gradient_accumulation_steps
+        first, last = self.micro_batches > 1, self.micro_batches == 1
+        self._begin = Replayable(lambda: self.backward(first=True, last=False), device)
+        self._go_on = Replayable(lambda: self.backward(first=False, last=False), device)
+        self._complete = Replayable(lambda: self._update(first=last), device)
+        self._captured = [self._complete]
+        if first:
+            self._captured.append(self._begin)
+        if self.micro_batches > 2:
+            self._captured.append(self._go_on)
+        self.evaluate = Replayable(self._count, device)
 
-    def accumulate(self, images: Tensor, labels: Tensor) -> None:
-        """Add one micro-batch's gradients; the last of a step averages them over the ranks.
+    def run(self, fill: Fill) -> None:
+        """Take one step: fill(images, labels) writes each micro-batch into the fixed tensors."""
+        for number in range(1, self.micro_batches):
+            fill(self.images, self.labels)
+            (self._begin if number == 1 else self._go_on)()
+        fill(self.images, self.labels)
+        self._complete()
 
-        images: (N, C, H, W), normalised; labels: (N,) int64.
+    def prepare(self, fill: Fill) -> None:
+        """Run everything once on synthetic data and capture the graphs; no trace is left.
+
+        fill: writes a synthetic batch into the fixed tensors.
         """
-        self._pending += 1
-        if self._pending < self.micro_batches:
-            with hold_back(self.distributed):
-                self._backward(images, labels)
-        else:
-            self._backward(images, labels)
+        graphs = self.config.graphs
+        with preserve_state(self.state(), self.device):
+            self.run(fill)
+            self.model.eval()
+            pool = self.evaluate.capture() if graphs.evaluation else None
+            self.evaluate()
+            self.model.train()
+            if graphs.step:
+                for replayable in self._captured:
+                    pool = replayable.capture(pool)
+                self.run(fill)
 
-    def update(self, learning_rate: float) -> None:
-        """Apply the step's gradients and forget them."""
-        self._pending = 0
-        gradients = list_gradients(self.optimizer)
-        self.precision.unscale(gradients)
-        set_learning_rate(self.optimizer, learning_rate)
-        self.optimizer.step()
-        torch._foreach_zero_(gradients)  # in place, all at once: they are views of the buckets
+    def state(self) -> list[Tensor]:
+        """Every tensor that a step or an evaluation changes."""
+        buffers = batch_norm_buffers(self.model)
+        weights, fixed = self.parameters.weights(), [self.images, self.labels, self.counts]
+        return [*weights, *buffers, *self.optimizer.state(), *fixed]
 
-    def _backward(self, images: Tensor, labels: Tensor) -> None:
-        with self.precision.forward_context(self.device):
-            logits = self.distributed(images)
-        loss = self.operations.label_smoothed_cross_entropy(logits, labels, self.smoothing)
-        self.precision.backward(loss / self.micro_batches)
+    def backward(self, first: bool = True, last: bool = True) -> None:
+        """Make the gradients of what is in images and labels, as a step's first or last part."""
+        self.reduction.begin(first, last)
+        logits = self.model(self.images)
+        smoothing = self.config.optimizer.label_smoothing
+        loss = self.operations.label_smoothed_cross_entropy(logits, self.labels, smoothing)
+        self.config.precision.backward(loss, self.micro_batches * self.world_size)
+
+    def _update(self, first: bool) -> None:
+        self.backward(first, last=True)
+        self.reduction.finish()
+        self.optimizer.update()
+
+    @torch.no_grad()
+    def _count(self) -> None:
+        predictions = self.model(self.images).argmax(dim=1)
+        counted = self.labels != UNCOUNTED_LABEL
+        self.counts.add_(torch.stack([predictions == self.labels, counted]).sum(1))

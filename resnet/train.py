@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,11 +32,10 @@ from harness.trainer import (
     parse_trainer_arguments,
     run_trainer,
 )
-from harness.warmup import preserve_state
 from resnet.config import EVALUATION_PERIOD_EPOCHS, TARGET_ACCURACY, Config
 from resnet.data import EvaluationInput, TrainingInput
 from resnet.evaluate import evaluate
-from resnet.probe import make_synthetic_batch, probe
+from resnet.probe import fill_with_noise, probe
 from resnet.shards import Manifest, read_manifest
 from resnet.step import TrainingStep
 
@@ -54,7 +54,6 @@ class Run:
     training: TrainingInput
     validation: EvaluationInput
     manifest: Manifest
-    schedule: PolynomialWarmup
     steps_per_epoch: int
     evaluation_epochs: list[int]
 
@@ -62,7 +61,7 @@ class Run:
 def train(run: Run) -> bool:
     """The timed run, from the start of the clock to its end: True if the target was reached."""
     config, clock, progress, step = run.config, run.clock, run.progress, run.step
-    update = epoch = 0
+    epoch = 0
     clock.start_run()
     progress.start()
     clock.log("train_samples", run.manifest.train.images)
@@ -77,10 +76,7 @@ def train(run: Run) -> bool:
             clock.start_epoch(epoch)
             progress.start_lap()
             for _ in range(run.steps_per_epoch):
-                for _ in range(config.batch.gradient_accumulation_steps):
-                    step.accumulate(*run.training.next())
-                step.update(run.schedule(update))
-                update += 1
+                step.run(run.training.next_into)
                 progress.samples += config.batch.global_batch_size
             clock.stop_epoch(epoch)
             rate = run.manifest.train.images / progress.lap_seconds()
@@ -140,24 +136,26 @@ def build(
     )
     log_configuration(clock, config, schedule)
     torch.manual_seed(derive_seed(seed, "weights"))
-    step = TrainingStep(config, device, ranks.world_size)
+    epochs = resnet_evaluation_epochs(
+        config.evaluation.first_epoch, EVALUATION_PERIOD_EPOCHS, optimizer.decay_epochs
+    )
+    updates = epochs[-1] * steps_per_epoch
+    learning_rates = [schedule(update) for update in range(updates)]
+    step = TrainingStep(config, device, ranks.world_size, learning_rates)
     if config.evaluation.log_weights:
         for name in step.model.weight_names():
             clock.log("weights_initialization", None, {"tensor": name})
-    warm_up(step, config, device, batch.local_batch_size)
+    step.prepare(partial(fill_with_noise, config))
     place = (ranks.rank, ranks.world_size, batch.local_batch_size)
     data_seed = derive_seed(seed, "data", ranks.rank)
     training = TrainingInput(manifest, config.input, *place, seed=data_seed, device=device)
     validation = EvaluationInput(manifest, config.input, *place, device=device)
     training.prepare()
     validation.prepare()
-    epochs = resnet_evaluation_epochs(
-        config.evaluation.first_epoch, EVALUATION_PERIOD_EPOCHS, optimizer.decay_epochs
-    )
-    total_samples = epochs[-1] * steps_per_epoch * batch.global_batch_size
+    total_samples = updates * batch.global_batch_size
     progress = RunProgress(ranks, total_samples, "images", interval_seconds=0.5)
     return Run(
-        config, ranks, clock, progress, step, training, validation, manifest, schedule,
+        config, ranks, clock, progress, step, training, validation, manifest,
         steps_per_epoch, epochs,
     )  # fmt: skip
 
@@ -168,19 +166,6 @@ def log_configuration(clock: RunClock, config: Config, schedule: PolynomialWarmu
         clock.log(key, value)
     clock.log("opt_name", "lars")
     clock.log("lars_opt_learning_rate_decay_steps", schedule.decay_steps)
-
-
-def warm_up(step: TrainingStep, config: Config, device: torch.device, local_batch: int) -> None:
-    """Run a step and an evaluation forward on synthetic data, and leave no trace in the state."""
-    images, labels = make_synthetic_batch(config, local_batch, device)
-    with preserve_state(step.model, step.optimizer, device):
-        for _ in range(config.batch.gradient_accumulation_steps):
-            step.accumulate(images, labels)
-        step.update(0.0)
-        step.model.eval()
-        with torch.no_grad(), step.precision.forward_context(device):
-            step.model(images)
-        step.model.train()
 
 
 def main(arguments: Sequence[str]) -> int:
