@@ -1,6 +1,7 @@
 """Imports everything the kit imports: an image that lacks something is never finished.
 
-python imports.py cpu|cuda, from the kit's folder; prints what was found.
+python container/imports.py cpu|cuda; prints what was found. For cuda that includes the providers of
+operations that the configurations of real systems name.
 """
 
 from __future__ import annotations
@@ -11,6 +12,12 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+KIT = Path(__file__).resolve().parent.parent
 # Distribution, then the module of it that the kit imports.
 NEEDED = {
     "torch": "torch.distributed",
@@ -55,9 +62,39 @@ def check_imports(device: str) -> list[str]:
     return faults
 
 
+def list_providers(kit: Path) -> list[tuple[str, str, str]]:
+    """Name every operation and provider of the configurations for real systems, with its file."""
+    found = []
+    for file in sorted(kit.glob("*/configs/*.toml")):
+        if file.stem == "demo":
+            continue
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        for operation, provider in table["operations"].items():
+            found.append((str(file.relative_to(kit)), operation, provider))
+    return found
+
+
+def check_providers(kit: Path) -> list[str]:
+    """Import what the configurations compute with; returns what is missing, a sentence each."""
+    sys.path.insert(0, str(kit))  # this file is run as a script of its own folder
+    from harness.commands import InputError
+    from harness.ops.table import resolve
+
+    faults = []
+    for file, operation, provider in list_providers(kit):
+        try:
+            resolve(operation, provider)
+        except InputError as error:
+            faults.append(f"{file}: {error}")
+    return faults
+
+
 def main() -> int:
     """Say what is missing; status 1 if anything is."""
-    faults = check_imports(sys.argv[1])
+    device = sys.argv[1]
+    faults = check_imports(device)
+    if device == "cuda" and not faults:
+        faults = check_providers(KIT)
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     return 1 if faults else 0
