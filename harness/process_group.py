@@ -32,6 +32,8 @@ def select_device(system: System, ranks: Ranks) -> torch.device:
         )
     device = torch.device("cuda", ranks.local_rank)
     torch.cuda.set_device(device)
+    # Shapes are fixed: the warm-up tries cuDNN's algorithms once, before the clock starts.
+    torch.backends.cudnn.benchmark = True
     return device
 
 

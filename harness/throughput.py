@@ -65,4 +65,5 @@ def choose_device(name: str | None) -> torch.device:
         raise InputError("--device cuda: torch finds no GPU here (singularity --nv?)")
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    torch.backends.cudnn.benchmark = name == "cuda"  # as in a run: harness/process_group.py
+    return torch.device(name, 0) if name == "cuda" else torch.device(name)
