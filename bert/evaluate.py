@@ -10,8 +10,24 @@ import torch
 import torch.distributed as dist
 
 from bert.data import EvaluationInput
+from bert.model import Batch, Output
+from bert.static_batch import IGNORED_LABEL
 from bert.step import TrainingStep
 from harness.precision import check_finite
+
+
+def count_batch(output: Output, batch: Batch) -> torch.Tensor:
+    """Count right predictions, masked tokens and sequences of a batch, (3,) int64 on its device.
+
+    What fills a batch up, with labels of -1, is not counted.
+    """
+    predictions = output.masked_lm_logits.argmax(dim=1)
+    counted = [
+        predictions == batch.masked_ids,  # never -1
+        batch.masked_ids != IGNORED_LABEL,
+        batch.next_sentence_labels != IGNORED_LABEL,
+    ]
+    return torch.stack([each.sum() for each in counted])
 
 
 def evaluate(
@@ -28,10 +44,7 @@ def evaluate(
     step.model.eval()
     with torch.no_grad(), step.precision.forward_context(step.device):
         for batch in evaluation.epoch():
-            predictions = step.model(batch).masked_lm_logits.argmax(dim=1)
-            counts[0] += (predictions == batch.masked_ids).sum()
-            counts[1] += batch.masked_ids.numel()
-            counts[2] += batch.next_sentence_labels.numel()
+            counts += count_batch(step.model(batch), batch)
     step.model.train()
     if world_size > 1:
         dist.all_reduce(counts)
