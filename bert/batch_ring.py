@@ -78,7 +78,7 @@ class Slot:
 
 
 class BatchRing:
-    """Batches in order, made by a thread, `slots` of them at a time: one in use, the others ahead."""
+    """Batches in order, made by a thread, `slots` at a time: one in use, the others ahead."""
 
     def __init__(self, slots: int, budgets: Budgets, device: torch.device) -> None:
         largest = max(count_bytes(budget) for budget in budgets.listed)

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 Indices = npt.NDArray[np.int64]
 
-# Wikipedia's 156.7 million samples are 153,052 blocks of 0.7 MB; a window holds 177 MB of records.
-BLOCK_SAMPLES = 1024
-WINDOW_BLOCKS = 256
+# Wikipedia's 156.7 million samples are 76,527 blocks of 1.4 MB; a window holds 177 MB of records.
+BLOCK_SAMPLES = 2048
+WINDOW_BLOCKS = 128
 WINDOW_SAMPLES = BLOCK_SAMPLES * WINDOW_BLOCKS
 
 

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from bert.order import SampleOrder, Window
 from bert.shards import ShardSet
 
+BLOCKS_AT_ONCE = 16
+
 
 class WindowReader:
     """One window of the order: its index entries, read a block at a time."""
@@ -23,27 +25,37 @@ class WindowReader:
     def __init__(self, shards: ShardSet, window: Window) -> None:
         self.window = window
         self._shards = shards
-        self._parts: list[npt.NDArray[Any]] = []
+        self._entries: list[npt.NDArray[Any]] = []
+        self._records = 0
         self._table: tuple[npt.NDArray[np.int64], npt.NDArray[Any]] | None = None
 
-    def read_up_to(self, blocks: int) -> None:
-        """Read the index of the first `blocks` blocks, and ask for their records."""
-        if self._table is not None:
-            return
-        missing = self.window.blocks[len(self._parts) : blocks].tolist()
+    def read_index(self, blocks: int) -> None:
+        """Read the index of the first `blocks` blocks, those that have not been read."""
+        missing = self.window.blocks[len(self._entries) : blocks].tolist()
+        self._shards.open_files(missing)
         for first, last in missing:
             self._shards.read_index_ahead(first, last)
-        for first, last in missing:
-            self._parts.append(self._shards.read_entries(first, last))
-            self._shards.read_records_ahead(first, self._parts[-1])
+        self._entries += [self._shards.read_entries(first, last) for first, last in missing]
 
-    def read_all(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    def read_records_ahead(self, blocks: int) -> None:
+        """Ask for the records of the first `blocks` blocks, those not asked for, index read."""
+        for number in range(self._records, min(blocks, len(self._entries))):
+            first = int(self.window.blocks[number, 0])
+            self._shards.read_records_ahead(first, self._entries[number])
+            self._records = number + 1
+        if self._table is not None and self._records == len(self.window.blocks):
+            self._entries = []  # the table has them
+
+    def read_more_records_ahead(self) -> None:
+        """Ask for the records of some more blocks: all at once would hold up what is needed now."""
+        self.read_records_ahead(self._records + BLOCKS_AT_ONCE)
+
+    def look_up(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
         """Sample numbers (N,) and index entries (N,) INDEX_ENTRY in the order's sequence."""
         if self._table is None:
-            self.read_up_to(len(self.window.blocks))
-            entries = np.concatenate(self._parts)[self.window.places]
+            self.read_index(len(self.window.blocks))
+            entries = np.concatenate(self._entries)[self.window.places]
             self._table = self.window.samples, entries
-            self._parts = []
         return self._table
 
 
@@ -63,13 +75,13 @@ class SampleReader:
         numbers, entries, position = [], [], first
         while position < first + count:
             reader = self._find(position)
-            found_numbers, found_entries = reader.read_all()
+            found_numbers, found_entries = reader.look_up()
             low = position - reader.window.first
             high = min(first + count, reader.window.end) - reader.window.first
             numbers.append(found_numbers[low:high])
             entries.append(found_entries[low:high])
             position = reader.window.first + high
-        self._read_ahead(reader.window, position)
+        self._read_ahead(reader, position)
         return np.concatenate(numbers), np.concatenate(entries)
 
     def _find(self, position: int) -> WindowReader:
@@ -80,10 +92,14 @@ class SampleReader:
         self._windows.append(WindowReader(self.shards, self.order.window(position)))
         return self._windows[-1]
 
-    def _read_ahead(self, window: Window, position: int) -> None:
+    def _read_ahead(self, reader: WindowReader, position: int) -> None:
         """Read as much of the next window as is used of this one up to a position."""
+        reader.read_more_records_ahead()
+        window = reader.window
         if len(window.places) == self.order.samples:
             return  # the whole data set is one window, and has been read
         following = self._find(window.end)
         used = (position - window.first) / len(window.places)
-        following.read_up_to(math.ceil(used * len(following.window.blocks)))
+        blocks = math.ceil(used * len(following.window.blocks))
+        following.read_index(blocks)
+        following.read_records_ahead(blocks)

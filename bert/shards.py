@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 SPARE_FILES = 256
+OPENING_THREADS = 16  # opening a file is waiting for the disk
 
 
 class Sample(NamedTuple):
@@ -116,6 +118,20 @@ class ShardSet:
                 )
             self._files[number] = file
         return file
+
+    def open_files(self, stretches: Sequence[tuple[int, int]]) -> None:
+        """Map the shards that examples first ... last - 1 of each stretch lie in, some at a time.
+
+        Raises InputError as get_file.
+        """
+        numbers: set[int] = set()
+        for first, last in stretches:
+            low, high = np.searchsorted(self._ends, (first, last - 1), side="right")
+            numbers.update(range(int(low), int(high) + 1))
+        missing = sorted(number for number in numbers if self._files[number] is None)
+        if missing:
+            with ThreadPoolExecutor(OPENING_THREADS) as pool:
+                list(pool.map(self.get_file, missing))
 
     def sample(self, number: int) -> Sample:
         """Return example `number`, reading no other. Raises IndexError, InputError."""
