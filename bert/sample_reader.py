@@ -71,7 +71,6 @@ class SampleReader:
 
         count: at least one. Raises InputError where a shard is damaged.
         """
-        self._windows = [known for known in self._windows if known.window.end > first]
         numbers, entries, position = [], [], first
         while position < first + count:
             reader = self._find(position)
@@ -94,6 +93,7 @@ class SampleReader:
 
     def _read_ahead(self, reader: WindowReader, position: int) -> None:
         """Read as much of the next window as is used of this one up to a position."""
+        self._windows = [known for known in self._windows if known.window.end > position]
         reader.read_more_records_ahead()
         window = reader.window
         if len(window.places) == self.order.samples:

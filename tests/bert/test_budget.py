@@ -1,4 +1,4 @@
-"""Budgets: a few shapes that hold every batch that can be expected, and an answer for the others."""
+"""Budgets: a few shapes for every batch that can be expected, and an answer for the others."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_no_batch_of_the_settings_has_more_masked_tokens_than_fit() -> None:
     for _ in range(500):
         lengths = generator.integers(5, 65, 16)
         masked = sum(min(10, max(1, round(int(length) * 0.15))) for length in lengths)
-        number, budget = budgets.choose(int(lengths.sum()), int(lengths.sum()))
+        _, budget = budgets.choose(int(lengths.sum()), int(lengths.sum()))
         assert masked <= budget.masked
 
 

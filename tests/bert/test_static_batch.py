@@ -54,12 +54,11 @@ def test_losses_and_gradients_are_those_without_filling(budget: Budget) -> None:
         output = model(batch)
         losses = pretraining_loss(output, batch.masked_ids, batch.next_sentence_labels, operations)
         losses[0].backward()
-        results.append((losses, [parameter.grad.clone() for parameter in model.parameters()]))
+        gradients = [parameter.grad.clone() for parameter in model.parameters()]
+        results.append(([loss.item() for loss in losses], gradients))
     (losses, gradients), (filled_losses, filled_gradients) = results
     # The loss itself is in fp32 (the operation's definition), the gradients in fp64.
-    assert [float(loss) for loss in losses] == pytest.approx(
-        [float(loss) for loss in filled_losses], rel=1e-6
-    )
+    assert losses == pytest.approx(filled_losses, rel=1e-6)
     for one, other in zip(gradients, filled_gradients, strict=True):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-9)
 
@@ -75,7 +74,7 @@ def test_real_content_comes_first_and_nothing_else_counts() -> None:
     assert np.array_equal(batch.masked_ids[:20], FLAT.masked_ids)
     assert (batch.masked_ids[20:] == IGNORED_LABEL).all() and len(batch.masked_ids) == 48
     unused = batch.masked_positions[20:].tolist()
-    assert len(set(unused)) == len(unused) and 0 <= min(unused) and max(unused) < 320
+    assert len(set(unused)) == len(unused) and min(unused) >= 0 and max(unused) < 320
     assert np.array_equal(batch.next_sentence_labels[:4], FLAT.next_sentence_labels)
     assert batch.next_sentence_labels[4:].tolist() == [IGNORED_LABEL] * 5
     # 186 tokens fill up: 64, 64 and 58, then nothing.
@@ -98,8 +97,13 @@ def test_old_content_leaves_no_trace() -> None:
 
 @pytest.mark.parametrize(
     "budget",
-    [Budget(133, 20, 4, 64), Budget(134, 19, 4, 64), Budget(134, 20, 3, 64), Budget(199, 20, 5, 64)],
-)  # fmt: skip
+    [
+        Budget(133, 20, 4, 64),
+        Budget(134, 19, 4, 64),
+        Budget(134, 20, 3, 64),
+        Budget(199, 20, 5, 64),
+    ],
+)
 def test_what_does_not_fit_is_refused(budget: Budget) -> None:
     with pytest.raises(ValueError, match="134 tokens, 20 masked"):
         make_static_batch(FLAT, 0, budget, CPU)
