@@ -8,8 +8,12 @@ import json
 import numpy as np
 import torch
 
+from bert.budget import Budgets, plan_one_budget
 from bert.config import Config
+from bert.examples import ExampleSettings
 from bert.model import Batch
+from bert.shards import FlatBatch
+from bert.static_batch import StaticBatch, make_static_batch
 from bert.step import TrainingStep
 from harness.commands import GOOD, InputError
 from harness.config import load_config
@@ -32,9 +36,26 @@ def draw_lengths(sequences: int, max_sequence_length: int, seed: int) -> np.ndar
     return np.clip(lengths, min(5, max_sequence_length), max_sequence_length)
 
 
-def make_synthetic_batch(config: Config, sequences: int, device: torch.device) -> Batch:
-    """Make a batch of random tokens, 15 % of each sequence's to be predicted."""
-    lengths = draw_lengths(sequences, config.input.max_sequence_length, seed=0)
+def fit_lengths(lengths: np.ndarray, tokens: int, max_sequence_length: int) -> np.ndarray:
+    """Lengthen or shorten sequences (N,) by nearly equal amounts until they have `tokens` tokens.
+
+    No length leaves 1 ... max_sequence_length; the total lies in between what that allows.
+    """
+    while missing := tokens - int(lengths.sum()):
+        change = np.zeros_like(lengths)
+        growing = missing > 0
+        able = np.flatnonzero(lengths < max_sequence_length if growing else lengths > 1)
+        if not len(able):
+            break
+        each, more = divmod(abs(missing), len(able))
+        change[able] = each
+        change[able[:more]] += 1
+        lengths = np.clip(lengths + (change if growing else -change), 1, max_sequence_length)
+    return lengths
+
+
+def make_synthetic_sequences(config: Config, lengths: np.ndarray) -> FlatBatch:
+    """Make sequences (N,) of random tokens, 15 % of each sequence's to be predicted."""
     generator = np.random.default_rng(0)
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     tokens, vocabulary = int(cu_seqlens[-1]), config.model.vocabulary_size
@@ -45,20 +66,56 @@ def make_synthetic_batch(config: Config, sequences: int, device: torch.device) -
         for start, length, count in zip(cu_seqlens[:-1], lengths, masked, strict=True)
     ]
     within = np.concatenate([np.arange(length) for length in lengths])
-
-    def put(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(device)
-
-    return Batch(
-        input_ids=put(generator.integers(0, vocabulary, tokens)),
-        segment_ids=put((within > np.repeat(lengths // 2, lengths)).astype(np.int64)),
-        position_ids=put(within),
-        cu_seqlens=put(cu_seqlens),
-        longest_sequence=int(lengths.max()),
-        masked_positions=put(np.concatenate(positions)),
-        masked_ids=put(generator.integers(0, vocabulary, int(masked.sum()))),
-        next_sentence_labels=put(generator.integers(0, 2, sequences)),
+    return FlatBatch(
+        input_ids=generator.integers(0, vocabulary, tokens),
+        segment_ids=(within > np.repeat(lengths // 2, lengths)).astype(np.int64),
+        position_ids=within,
+        cu_seqlens=cu_seqlens,
+        masked_positions=np.concatenate(positions),
+        masked_ids=generator.integers(0, vocabulary, int(masked.sum())),
+        masked_counts=masked.astype(np.int32),
+        next_sentence_labels=generator.integers(0, 2, len(lengths)),
     )
+
+
+def make_synthetic_batch(config: Config, sequences: int, device: torch.device) -> Batch:
+    """Make a batch of random sequences of Wikipedia's lengths, not filled up."""
+    lengths = draw_lengths(sequences, config.input.max_sequence_length, seed=0)
+    flat = make_synthetic_sequences(config, lengths)
+    fields = flat._asdict()
+    del fields["masked_counts"]
+    tensors = {name: torch.from_numpy(array).to(device) for name, array in fields.items()}
+    return Batch(longest_sequence=int(lengths.max()), **tensors)
+
+
+def make_synthetic_batches(
+    config: Config, budgets: Budgets, device: torch.device
+) -> list[StaticBatch]:
+    """Make one batch for each listed budget, nearly full, in memory of its own.
+
+    What a graph is captured with: `TrainingInput.next_into` copies real batches into them.
+    """
+    longest = config.input.max_sequence_length
+    drawn = draw_lengths(budgets.sequences, longest, seed=0)
+    batches = []
+    for number, budget in enumerate(budgets.listed):
+        lengths = fit_lengths(drawn, budget.tokens - budgets.spacing // 2, longest)
+        flat = make_synthetic_sequences(config, lengths)
+        batches.append(make_static_batch(flat, number, budget, device))
+    return batches
+
+
+def make_probe_batch(config: Config, device: torch.device) -> StaticBatch:
+    """Make one micro-batch of Wikipedia's lengths, filled up as a run's batches are."""
+    sequences, longest = config.batch.local_batch_size, config.input.max_sequence_length
+    tokens = int(draw_lengths(sequences, longest, seed=0).sum())
+    settings = ExampleSettings(
+        max_seq_length=longest,
+        max_predictions_per_seq=config.input.max_predictions_per_sequence,
+    )
+    budgets = plan_one_budget(sequences, 1, tokens, settings)
+    (batch,) = make_synthetic_batches(config, budgets, device)
+    return batch
 
 
 def probe(options: argparse.Namespace) -> int:
@@ -70,11 +127,10 @@ def probe(options: argparse.Namespace) -> int:
     torch.manual_seed(0)
     rates = [config.optimizer.base_learning_rate]
     step = TrainingStep(config, device, 0, 1, None, rates)
-    batch = make_synthetic_batch(config, config.batch.local_batch_size, device)
-
-    step.prepare(batch)
+    batch = make_probe_batch(config, device)
+    step.prepare([batch], [])
     samples = config.batch.local_batch_size * config.batch.gradient_accumulation_steps
-    measured = measure_steps(lambda: step.run(lambda: batch), options.steps, samples, device)
+    measured = measure_steps(lambda: step.run(lambda _: batch), options.steps, samples, device)
     tokens = int(batch.input_ids.numel())
     measured = {
         "benchmark": "bert", "config": str(options.config), "tokens_per_micro_batch": tokens,

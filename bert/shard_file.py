@@ -36,6 +36,7 @@ ALIGNMENT_BYTES = 4096
 LARGEST_DESCRIPTION_BYTES = 1 << 20
 COPY_BYTES = 1 << 22
 BLOCK_EXAMPLES = 4096
+ADVISED_BYTES = 1 << 17
 ITEM_BYTES = {"<u2": 2, "<u4": 4}
 # start: where the record begins, counted in numbers, not bytes; second segment: from first_segment.
 INDEX_ENTRY = np.dtype(
@@ -278,6 +279,7 @@ class ShardFile:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if hasattr(memory, "madvise"):
             memory.madvise(mmap.MADV_RANDOM)  # reading ahead would read other examples
+        self._memory = memory
         self.index = np.frombuffer(memory, INDEX_ENTRY, layout.examples, start)
         self.records = np.frombuffer(memory, layout.item, layout.numbers, layout.records_start)
 
@@ -301,6 +303,27 @@ class ShardFile:
         first = starts.astype(np.int64)
         pairs = zip(first.tolist(), (first + lengths).tolist(), strict=True)
         return [self.records[start:end] for start, end in pairs]
+
+    def read_ahead(self, first: int, last: int) -> None:
+        """Ask the system to bring the index entries of examples first ... last - 1 into memory."""
+        size = INDEX_ENTRY.itemsize
+        self._advise(self.layout.index_start + first * size, (last - first) * size)
+
+    def read_records_ahead(self, entries: npt.NDArray[Any]) -> None:
+        """Ask the system to bring the records of neighbouring index entries into memory."""
+        item, last = self.layout.item.itemsize, entries[-1:]
+        first = min(int(entries["start"][0]), len(self.records))
+        end = min(int(last["start"][0]) + int(count_numbers(last)[0]), len(self.records))
+        self._advise(self.layout.records_start + first * item, max(0, end - first) * item)
+
+    def _advise(self, start: int, size: int) -> None:
+        if not hasattr(mmap, "MADV_WILLNEED"):
+            return
+        end, start = start + size, start - start % mmap.PAGESIZE
+        # In pieces, because Linux reads no more at once than its limit of reading ahead.
+        for place in range(start, end, ADVISED_BYTES):
+            piece = min(ADVISED_BYTES, end - place)
+            self._memory.madvise(mmap.MADV_WILLNEED, place, piece)
 
     def iterate_records(self) -> Iterator[npt.NDArray[Any]]:
         """Yield the record of each example in order."""

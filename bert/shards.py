@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from bert.manifest import (
     read_manifest,
     write_manifest,
 )
-from bert.shard_file import ShardFile
+from bert.shard_file import ShardFile, read_index
 from harness.commands import InputError
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 SPARE_FILES = 256
+OPENING_THREADS = 16  # opening a file is waiting for the disk
 
 
 class Sample(NamedTuple):
@@ -117,6 +119,20 @@ class ShardSet:
             self._files[number] = file
         return file
 
+    def open_files(self, stretches: Sequence[tuple[int, int]]) -> None:
+        """Map the shards that examples first ... last - 1 of each stretch lie in, some at a time.
+
+        Raises InputError as get_file.
+        """
+        numbers: set[int] = set()
+        for first, last in stretches:
+            low, high = np.searchsorted(self._ends, (first, last - 1), side="right")
+            numbers.update(range(int(low), int(high) + 1))
+        missing = sorted(number for number in numbers if self._files[number] is None)
+        if missing:
+            with ThreadPoolExecutor(OPENING_THREADS) as pool:
+                list(pool.map(self.get_file, missing))
+
     def sample(self, number: int) -> Sample:
         """Return example `number`, reading no other. Raises IndexError, InputError."""
         batch = self.gather([number])
@@ -128,25 +144,23 @@ class ShardSet:
             int(batch.next_sentence_labels[0]),
         )
 
-    def gather(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> FlatBatch:
+    def gather(
+        self,
+        indices: Sequence[int] | npt.NDArray[np.int64],
+        entries: npt.NDArray[Any] | None = None,
+    ) -> FlatBatch:
         """Return the examples of these numbers, in that order.
 
-        indices: (B,), at least one; the same number may come twice. Raises IndexError where there
-        is no such example, InputError where a shard is damaged.
+        indices: (B,), at least one; the same number may come twice; entries: (B,) INDEX_ENTRY, what
+        read_entries said of them, where it was asked. Raises IndexError where there is no such
+        example, InputError where a shard is damaged.
         """
         numbers = np.asarray(indices, dtype=np.int64)
         if not numbers.size or numbers.min() < 0 or numbers.max() >= len(self):
             raise IndexError(f"examples are numbered from 0 to {len(self) - 1}, not {indices}")
-        entries, records = self.find(numbers)
+        entries, records = self.find(numbers, entries)
+        self.check_entries(numbers, entries)
         tokens, masked = entries["tokens"].astype(np.int64), entries["masked"].astype(np.int64)
-        if (
-            tokens.min() < 1
-            or tokens.max() > self.manifest.max_seq_length
-            or masked.min() < 1
-            or masked.max() > self.manifest.max_predictions_per_seq
-            or entries["next_sentence_label"].max() > 1
-        ):
-            raise self._damage(numbers)
         flat, lengths = np.concatenate(records), tokens + 2 * masked
         starts = np.cumsum(lengths) - lengths
         cu_seqlens = np.concatenate(([0], np.cumsum(tokens)))
@@ -169,10 +183,66 @@ class ShardSet:
             raise self._damage(numbers)
         return batch
 
+    def check_entries(self, numbers: npt.NDArray[np.int64], entries: npt.NDArray[Any]) -> None:
+        """Raise InputError where an index entry is one that no example of the data set has.
+
+        numbers: (B,), whose entries they are, at least one; entries: (B,) INDEX_ENTRY.
+        """
+        tokens, masked = entries["tokens"], entries["masked"]
+        if (
+            tokens.min() < 1
+            or tokens.max() > self.manifest.max_seq_length
+            or masked.min() < 1
+            or masked.max() > self.manifest.max_predictions_per_seq
+            or entries["next_sentence_label"].max() > 1
+        ):
+            raise self._damage(numbers)
+
+    def cut(self, first: int, last: int) -> Iterator[tuple[ShardFile, int, int]]:
+        """Yield the shards that examples first ... last - 1 lie in, and which of its own each has.
+
+        A shard's own are numbered from 0, (file, its first, the one behind its last).
+        """
+        while first < last:
+            shard = int(np.searchsorted(self._ends, first, side="right"))
+            end = min(last, int(self._ends[shard]))
+            file = self.get_file(shard)
+            start = int(self._ends[shard]) - len(file)
+            yield file, first - start, end - start
+            first = end
+
+    def read_entries(self, first: int, last: int) -> npt.NDArray[Any]:
+        """Read the index entries of examples first ... last - 1, (last - first,) INDEX_ENTRY.
+
+        Raises InputError where a shard is damaged or shorter than it was.
+        """
+        parts = [read_index(file.layout, low, high) for file, low, high in self.cut(first, last)]
+        entries = np.concatenate(parts)
+        self.check_entries(np.arange(first, last), entries)
+        return entries
+
+    def read_index_ahead(self, first: int, last: int) -> None:
+        """Ask the system to bring the index of examples first ... last - 1 into memory."""
+        for file, low, high in self.cut(first, last):
+            file.read_ahead(low, high)
+
+    def read_records_ahead(self, first: int, entries: npt.NDArray[Any]) -> None:
+        """Ask the system to bring the records of the examples from `first` on into memory.
+
+        entries: what read_entries said of them.
+        """
+        done = 0
+        for file, low, high in self.cut(first, first + len(entries)):
+            file.read_records_ahead(entries[done : done + high - low])
+            done += high - low
+
     def find(
-        self, numbers: npt.NDArray[np.int64]
+        self, numbers: npt.NDArray[np.int64], known: npt.NDArray[Any] | None = None
     ) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
-        """Return index entries (B,) and records of the examples, visiting each shard once."""
+        """Return index entries (B,) and records of the examples, visiting each shard once.
+
+        known: the entries, where they have been read.
+        """
         shards = np.searchsorted(self._ends, numbers, side="right")
         order = np.argsort(shards, kind="stable")
         cuts = np.flatnonzero(np.diff(shards[order])) + 1
@@ -181,7 +251,10 @@ class ShardSet:
         for places in np.split(order, cuts):
             shard = int(shards[places[0]])
             file = self.get_file(shard)
-            found = file.index[numbers[places] - (self._ends[shard] - len(file))]
+            if known is not None:
+                found = known[places]
+            else:
+                found = file.index[numbers[places] - (self._ends[shard] - len(file))]
             if entries is None:
                 entries = np.empty(len(numbers), found.dtype)
             entries[places] = found

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from bert.config import Config
-from bert.model import Batch, BertForPretraining, Operations, pretraining_loss
+from bert.model import Batch, BertForPretraining, Operations, Output, pretraining_loss
+from bert.static_batch import IGNORED_LABEL, StaticBatch
 from harness.gradients import GradientReduction, broadcast_model
+from harness.graphs import Replayable
 from harness.ops.table import resolve_operations
 from harness.optimizers.flat_lamb import FlatLAMB, LambOperations
 from harness.parameters import FlatParameters
 from harness.warmup import preserve_state
+
+Fetch = Callable[[Sequence[StaticBatch]], Batch]
 
 
 def check_groups(model: BertForPretraining, layers: int) -> None:
@@ -26,6 +31,20 @@ def check_groups(model: BertForPretraining, layers: int) -> None:
         raise RuntimeError(f"LAMB's groups hold {found} tensors at {layers} layers")
 
 
+def count_batch(output: Output, batch: Batch) -> Tensor:
+    """Count right predictions, masked tokens and sequences of a batch, (3,) int64 on its device.
+
+    What fills a batch up, with labels of -1, is not counted.
+    """
+    predictions = output.masked_lm_logits.argmax(dim=1)
+    counted = [
+        predictions == batch.masked_ids,  # never -1
+        batch.masked_ids != IGNORED_LABEL,
+        batch.next_sentence_labels != IGNORED_LABEL,
+    ]
+    return torch.stack([each.sum() for each in counted])
+
+
 class TrainingStep:
     """The model with its optimizer; `run` takes the micro-batches of one step.
 
@@ -33,7 +52,8 @@ class TrainingStep:
     sequences, and ranks and micro-batches are averaged with equal weight (bert.md section 7).
     learning_rates: one for each update of the run. rank: of this process, where the optimizer is
     sharded. counts: (3,) int64, correct and all masked tokens and all sequences that `evaluate`
-    has counted since they were set to 0. Raises InputError for a provider that there is not.
+    has counted since they were set to 0. static_batches: what the graphs read, once captured.
+    Raises InputError for a provider or a graph that there is not.
     """
 
     def __init__(
@@ -45,6 +65,7 @@ class TrainingStep:
         initial_state: dict[str, torch.Tensor] | None,
         learning_rates: Sequence[float],
     ) -> None:
+        config.graphs.check_device(device)
         self.config, self.device, self.world_size = config, device, world_size
         self.operations = resolve_operations(Operations, config.operations)
         self.model = BertForPretraining(config.model, self.operations)
@@ -79,33 +100,79 @@ class TrainingStep:
         )
         self.micro_batches = config.batch.gradient_accumulation_steps
         self.counts = torch.zeros(3, dtype=torch.int64, device=device)
+        self.static_batches: list[StaticBatch] = []
+        self._graphs: dict[tuple[int, int], Replayable] = {}
+        self._evaluation: tuple[StaticBatch, Replayable] | None = None
 
-    def run(self, fetch: Callable[[], Batch]) -> None:
-        """Take one step on the next micro-batches that fetch() gives."""
+    def run(self, fetch: Fetch) -> None:
+        """Take one step: fetch(static_batches) gives each micro-batch, in one of them or not."""
         for number in range(self.micro_batches):
-            self.backward(fetch(), number == 0, number == self.micro_batches - 1)
-        self.reduction.finish(self._clip if self.clips_before else None)
-        self.optimizer.update()
+            batch = fetch(self.static_batches)
+            replayable = self._graphs.get((id(batch), self._kind(number)))
+            if replayable is None:  # no graphs, or more tokens than any of them was made for
+                self._take(batch, self._kind(number))
+            else:
+                replayable()
 
-    @torch.no_grad()
     def evaluate(self, batch: Batch) -> None:
         """Add a batch's correct predictions, masked tokens and sequences to `counts`."""
-        predictions = self.model(batch).masked_lm_logits.argmax(dim=1)
-        correct = (predictions == batch.masked_ids).sum()
-        counted = (batch.masked_ids != -1).sum(), (batch.next_sentence_labels != -1).sum()
-        self.counts.add_(torch.stack([correct, *counted]))
+        if self._evaluation is not None and isinstance(batch, StaticBatch):
+            static, replayable = self._evaluation
+            if batch.shape == static.shape:
+                batch.copy_into(static)
+                replayable()
+                return
+        self._count(batch)
 
-    def prepare(self, batch: Batch) -> None:
-        """Run everything once on a synthetic batch; no trace is left."""
+    def prepare(self, training: Sequence[StaticBatch], evaluation: Sequence[StaticBatch]) -> None:
+        """Run everything once on synthetic batches and capture the graphs; no trace is left.
+
+        training, evaluation: one for each shape that is expected. With graphs the step keeps
+        them: real batches are copied into them.
+        """
+        graphs = self.config.graphs
         with preserve_state(self.state(), self.device):
-            self.run(lambda: batch)
+            pool = None
             self.model.eval()
-            self.evaluate(batch)
+            for batch in evaluation[:1]:
+                self.evaluate(batch)
+                if graphs.evaluation:
+                    replayable = Replayable(partial(self._count, batch), self.device)
+                    pool = replayable.capture(pool)
+                    self._evaluation = batch, replayable
             self.model.train()
+            # The largest first: the others then fit into the memory that it took. Without graphs
+            # it stands for all.
+            for batch in reversed(training if graphs.step else training[-1:]):
+                for kind in sorted({self._kind(number) for number in range(self.micro_batches)}):
+                    if not graphs.step:
+                        self._take(batch, kind)
+                        continue
+                    replayable = Replayable(partial(self._take, batch, kind), self.device)
+                    pool = replayable.capture(pool)
+                    self._graphs[id(batch), kind] = replayable
+            if graphs.step:
+                self.static_batches = list(training)
+                self.run(lambda batches: batches[0])
 
     def state(self) -> list[Tensor]:
         """Every tensor that a step or an evaluation changes."""
         return [*self.parameters.weights(), *self.optimizer.state(), self.counts]
+
+    def _kind(self, number: int) -> int:
+        """Whether a micro-batch is a step's first (bit 0) and its last (bit 1)."""
+        return int(number == 0) | int(number == self.micro_batches - 1) << 1
+
+    def _take(self, batch: Batch, kind: int) -> None:
+        last = bool(kind & 2)
+        self.backward(batch, bool(kind & 1), last)
+        if last:
+            self.reduction.finish(self._clip if self.clips_before else None)
+            self.optimizer.update()
+
+    @torch.no_grad()
+    def _count(self, batch: Batch) -> None:
+        self.counts.add_(count_batch(self.model(batch), batch))
 
     def backward(self, batch: Batch, first: bool = True, last: bool = True) -> None:
         """Make the gradients of a micro-batch, as a step's first or last."""

@@ -17,8 +17,9 @@ from bert.checkpoint import read_checkpoint
 from bert.config import TARGET_ACCURACY, Config
 from bert.data import EvaluationInput, TrainingInput
 from bert.evaluate import evaluate
-from bert.probe import make_synthetic_batch, probe
+from bert.probe import make_synthetic_batches, probe
 from bert.shards import Manifest, read_manifest
+from bert.static_batch import StaticBatch
 from bert.step import TrainingStep
 from harness.commands import GOOD, NOT_GOOD, InputError
 from harness.config import load_config, logged_values
@@ -59,6 +60,12 @@ class Run:
     evaluation_samples: int
     evaluation_updates: list[int]
 
+    def fetch(self, static_batches: Sequence[StaticBatch]) -> StaticBatch:
+        """The next micro-batch, copied into a batch that a graph reads where there are any."""
+        if static_batches:
+            return self.training.next_into(static_batches)
+        return self.training.next()
+
 
 def train(run: Run) -> bool:
     """The timed run, from the start of the clock to its end: True if the target was reached."""
@@ -71,7 +78,7 @@ def train(run: Run) -> bool:
     run.training.open()  # the first touch of the data
     for evaluation_update in run.evaluation_updates:
         while update < evaluation_update:
-            step.run(run.training.next)
+            step.run(run.fetch)
             update += 1
             progress.samples += config.batch.global_batch_size
         samples = progress.samples
@@ -199,15 +206,13 @@ def build_step(
     checkpoint: Path,
     seed: int,
 ) -> TrainingStep:
-    """Load the initial checkpoint into the model, and warm up with the state restored."""
+    """Load the initial checkpoint into the model, and seed dropout."""
     state = look_before(ranks, lambda: read_checkpoint(checkpoint, config.model))
     rates = [learning_rate(config, update) for update in range(config.optimizer.training_steps)]
     step = TrainingStep(config, device, ranks.rank, ranks.world_size, state, rates)
     if config.evaluation.log_weights:
         for name, _ in step.model.named_parameters():
             clock.log("weights_initialization", None, {"tensor": name})
-    batch = make_synthetic_batch(config, config.batch.local_batch_size, device)
-    step.prepare(batch)
     # Dropout differs between ranks, as the replicas' does in the reference.
     torch.manual_seed(derive_seed(seed, "dropout", ranks.rank))
     return step
@@ -223,7 +228,7 @@ def connect_data(
     updates: list[int],
     seed: int,
 ) -> Run:
-    """Make the inputs, which open nothing yet, and put the run together."""
+    """Make the inputs, which open nothing yet, and warm up on synthetic batches of their shapes."""
     batch, place = config.batch, (ranks.rank, ranks.world_size)
     order_seed = derive_seed(seed, "order")
     prefetch = config.input.prefetch_batches
@@ -232,6 +237,10 @@ def connect_data(
     )
     local_batch = config.evaluation.local_batch_size
     evaluation_input = EvaluationInput(evaluation, *place, local_batch, step.device)
+    step.prepare(
+        make_synthetic_batches(config, inputs.budgets, step.device),
+        make_synthetic_batches(config, evaluation_input.budgets, step.device),
+    )
     total_samples = updates[-1] * batch.global_batch_size
     progress = RunProgress(ranks, total_samples, "sequences", interval_seconds=0.5)
     return Run(

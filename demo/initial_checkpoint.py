@@ -40,7 +40,7 @@ def make_initial_checkpoint(
     training.open()
     progress = Progress("initial checkpoint", updates, "updates")
     for update in range(updates):
-        step.run(training.next)
+        step.run(lambda _: training.next())
         progress.update(update + 1)
     training.close()
     progress.finish(updates)

@@ -83,7 +83,7 @@ def compare(sequences: int, rounds: int) -> Comparison:
     padded = pad_batch(batch, MAX_SEQUENCE_LENGTH)
 
     def run(taken: Batch) -> None:
-        step.run(lambda: taken)
+        step.run(lambda _: taken)
 
     turns = measure_in_turns(lambda: run(batch), lambda: run(padded), rounds)
     tokens, all_tokens = batch.input_ids.numel(), padded.input_ids.numel()

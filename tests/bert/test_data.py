@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,19 @@ import numpy as np
 import pytest
 import torch
 
-from bert.data import EvaluationInput, TrainingInput, make_batch
+from bert.budget import NOT_LISTED, Budget
+from bert.config import Config
+from bert.data import EvaluationInput, TrainingInput
 from bert.model import Batch
+from bert.order import SampleOrder
+from bert.probe import make_synthetic_batches
 from bert.shards import FlatBatch, Manifest, ShardSet, read_manifest
+from bert.static_batch import StaticBatch, make_static_batch
 from harness.commands import InputError
+from harness.config import load_config
+from perf.bert_shards import make_shards
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CPU = torch.device("cpu")
 
@@ -47,72 +55,139 @@ def list_open_shards(manifest: Manifest) -> set[str]:
     return {path for path in paths if path in maps}
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+def check_same(batch: StaticBatch, other: StaticBatch) -> None:
+    """Two batches hold the same, whatever lies between their arrays."""
+    assert (batch.budget, batch.shape) == (other.budget, other.shape)
+    for field in fields(Batch):
+        one, two = getattr(batch, field.name), getattr(other, field.name)
+        assert torch.equal(torch.as_tensor(one), torch.as_tensor(two)), field.name
 
 
-def check_equal(batch: Batch, flat: FlatBatch) -> None:
-    """A batch holds exactly the flat arrays, in the types that the model takes."""
-    for name in ("input_ids", "segment_ids", "position_ids", "cu_seqlens", "masked_positions",
-                 "masked_ids", "next_sentence_labels"):  # fmt: skip
-        tensor, array = getattr(batch, name), getattr(flat, name)
-        assert np.array_equal(tensor.numpy(), array), name
-        assert tensor.dtype == (torch.int32 if name == "cu_seqlens" else torch.int64)
-    assert batch.longest_sequence == int(np.diff(flat.cu_seqlens).max())
+def count_sequences(batch: Batch) -> int:
+    """How many sequences of a batch are real."""
+    return int((batch.next_sentence_labels >= 0).sum())
 
 
-@pytest.mark.parametrize(("world_size", "local_batch"), [(1, 4), (3, 2), (4, 16), (5, 7)])
-def test_each_sample_once_a_pass_over_all_ranks(
+def cut_sequences(batch: Batch) -> list[bytes]:
+    """The real sequences of a batch, each with what is to be predicted of it, as bytes."""
+    ends = batch.cu_seqlens.tolist()
+    found = []
+    for number in range(count_sequences(batch)):
+        low, high = ends[number], ends[number + 1]
+        asked = (batch.masked_positions >= low) & (batch.masked_positions < high)
+        asked &= batch.masked_ids >= 0
+        parts = [batch.input_ids[low:high], batch.segment_ids[low:high]]
+        parts += [batch.masked_positions[asked] - low, batch.masked_ids[asked]]
+        parts.append(batch.next_sentence_labels[number : number + 1])
+        found.append(b"/".join(part.numpy().tobytes() for part in parts))
+    return found
+
+
+def cut_samples(shards: ShardSet, numbers: np.ndarray) -> list[bytes]:
+    """The same of samples, each read alone."""
+    whole = Budget(64, 16, 1, 64)
+    return [
+        text
+        for number in numbers.tolist()
+        for flat in [shards.gather([number])]
+        for text in cut_sequences(
+            make_static_batch(flat, 0, replace(whole, tokens=len(flat.input_ids)), CPU)
+        )
+    ]
+
+
+@pytest.mark.parametrize(("world_size", "local_batch"), [(1, 64), (2, 32), (4, 16)])
+def test_the_ranks_batches_are_the_steps_samples_whatever_the_number_of_ranks(
     manifest: Manifest, world_size: int, local_batch: int
 ) -> None:
+    """1, 2 and 4 ranks: the union of a step is the order's, each datum once a pass."""
     inputs = [make_input(manifest, rank, world_size, local_batch) for rank in range(world_size)]
-    samples, passes = manifest.examples, 3
-    steps = -(-passes * samples // (world_size * local_batch))
-    order = np.concatenate([part.indices(m) for m in range(steps) for part in inputs])
-    firsts = []
-    for number in range(passes):
-        one_pass = order[number * samples : (number + 1) * samples]
-        assert sorted(one_pass) == list(range(samples))
-        firsts.append(one_pass.tolist())
-    assert firsts[0] != firsts[1] != firsts[2] != firsts[0]
-    assert max(Counter(order.tolist()).values()) <= passes + 1
+    order = SampleOrder(manifest.examples, 5)
+    for part in inputs:
+        part.open()
+    seen: list[bytes] = []
+    with ShardSet.open(manifest) as shards:
+        # Past the end of the first pass, where a step goes across both.
+        for step in range(manifest.examples // 64 + 2):
+            batches = [part.next() for part in inputs]
+            assert [count_sequences(batch) for batch in batches] == [local_batch] * world_size
+            assert len({batch.budget for batch in batches}) == 1  # all ranks, the same shape
+            found = [text for batch in batches for text in cut_sequences(batch)]
+            assert sorted(found) == sorted(cut_samples(shards, order(64 * step, 64)))
+            seen += found
+            tokens = [int(batch.cu_seqlens[local_batch]) for batch in batches]
+            assert max(tokens) - min(tokens) <= 32
+        every = Counter(cut_samples(shards, np.arange(manifest.examples)))
+    assert not every - Counter(seen)
+    for part in inputs:
+        part.close()
 
 
-def test_batches_are_the_shards_samples_in_that_order(manifest: Manifest) -> None:
-    for rank in range(3):
-        training, order = make_input(manifest, rank, 3), make_input(manifest, rank, 3)
-        training.open()
-        with ShardSet.open(manifest) as shards:
-            # Past the end of the first pass, where a batch goes across both.
-            for micro_batch in range(manifest.examples // 12 + 3):
-                check_equal(training.next(), shards.gather(order.indices(micro_batch)))
-        training.close()
+def test_the_same_seed_gives_the_same_batches(manifest: Manifest) -> None:
+    one, same = make_input(manifest, 1, 3), make_input(manifest, 1, 3)
+    one.open(), same.open()
+    for _ in range(10):
+        check_same(one.next(), same.next())
+    one.close(), same.close()
+
+
+def test_batches_can_be_copied_where_a_graph_reads_them(manifest: Manifest) -> None:
+    config = load_config(ROOT / "bert" / "configs" / "demo.toml", Config)
+    one, same = make_input(manifest, 0, 1, 16), make_input(manifest, 0, 1, 16)
+    targets = make_synthetic_batches(config, one.budgets, CPU)
+    addresses = [target.storage.data_ptr() for target in targets]
+    one.open(), same.open()
+    for _ in range(20):
+        batch, wanted = one.next_into(targets), same.next()
+        assert batch is targets[wanted.budget]
+        check_same(batch, wanted)
+    assert [target.storage.data_ptr() for target in targets] == addresses
+    with pytest.raises(ValueError, match="one static batch for each"):
+        one.next_into(targets[1:])
+    one.close(), same.close()
+
+
+def test_a_batch_of_no_listed_budget_is_given_as_it_is(manifest: Manifest) -> None:
+    training = make_input(manifest, 0, 1, 16)
+    config = load_config(ROOT / "bert" / "configs" / "demo.toml", Config)
+    listed = training.budgets.listed[-1:]  # far too large for any batch of these
+    training.budgets = replace(training.budgets, listed=listed, fillers=0)
+    targets = make_synthetic_batches(config, training.budgets, CPU)
+    training.open()
+    batch = training.next_into(targets)
+    assert batch.budget == NOT_LISTED and batch is not targets[0]
+    assert count_sequences(batch) == 16
+    training.close()
+
+
+def test_more_masked_tokens_than_the_settings_allow_are_refused(manifest: Manifest) -> None:
+    settings = replace(manifest.settings, masked_lm_prob=0.0)
+    training = TrainingInput(replace(manifest, settings=settings), 0, 1, 16, 5, 2, CPU)
+    training.open()
+    with pytest.raises(InputError, match=r"the masked_lm_prob 0\.0 of its manifest"):
+        training.next()
+    training.close()
 
 
 def test_the_seed_decides_the_order(manifest: Manifest) -> None:
-    one = TrainingInput(manifest, 0, 1, 16, 1, 2, CPU)
-    same = TrainingInput(manifest, 0, 1, 16, 1, 2, CPU)
-    other = TrainingInput(manifest, 0, 1, 16, 2, 2, CPU)
-    first = one.indices(0)
-    assert np.array_equal(first, same.indices(0))
-    assert not np.array_equal(first, other.indices(0))
+    first = SampleOrder(manifest.examples, 1)(0, 16)
+    one, other = (TrainingInput(manifest, 0, 1, 16, seed, 2, CPU) for seed in (1, 2))
+    assert np.array_equal(first, one.order(0, 16))
+    assert not np.array_equal(first, other.order(0, 16))
 
 
 def test_nothing_is_opened_before_open(removable: Manifest) -> None:
     threads = threading.active_count()
     training = make_input(removable)
     evaluation = EvaluationInput(removable, 0, 1, 8, CPU)
-    training.indices(0)
+    training.order(0, 4)
     assert list_open_shards(removable) == set()
     assert threading.active_count() == threads
     training.open()
     training.next()
     assert list_open_shards(removable) != set()
     training.close()
-    assert next(evaluation.epoch()).cu_seqlens.numel() == 9
+    assert count_sequences(next(evaluation.epoch())) in (7, 8)
 
 
 def test_data_that_vanishes_is_told_where_the_batch_is_asked_for(removable: Manifest) -> None:
@@ -130,11 +205,11 @@ def fail_after(batches: int, error: BaseException, monkeypatch: pytest.MonkeyPat
     """Let reading fail after some batches."""
     gather, done = ShardSet.gather, Counter[str]()
 
-    def gather_or_fail(shards: ShardSet, numbers: Any) -> FlatBatch:
+    def gather_or_fail(shards: ShardSet, *asked: Any) -> FlatBatch:
         done["batches"] += 1
         if done["batches"] > batches:
             raise error
-        return gather(shards, numbers)
+        return gather(shards, *asked)
 
     monkeypatch.setattr(ShardSet, "gather", gather_or_fail)
 
@@ -147,58 +222,23 @@ def test_an_error_in_the_thread_reaches_next(
     training = make_input(manifest)
     training.open()
     for _ in range(3):
-        assert training.next().cu_seqlens.numel() == 5
+        assert count_sequences(training.next()) == 4
     with pytest.raises(type(error), match=str(error)):
         training.next()
     training.close()
 
 
-def list_input_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if "_make_batches" in thread.name]
-
-
-def test_close_ends_the_thread(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = make_input(manifest)
-    training.open()
-    wait_for(training._ready.full)  # it now waits for room in the queue
-    assert len(list_input_threads()) == 1
-    training.close()
-    assert list_input_threads() == []
-    training.close()  # again: nothing happens
-
-    opened = make_input(manifest)
-    opened.open()
-    opened.next()
-    opened.close()
-    assert list_input_threads() == []
-
+def test_close_ends_the_thread(manifest: Manifest) -> None:
+    threads = threading.active_count()
+    for batches in (0, 1):
+        training = make_input(manifest)
+        training.open()
+        for _ in range(batches):
+            training.next()
+        training.close()
+        training.close()  # again: nothing happens
+        assert threading.active_count() == threads
     make_input(manifest).close()  # never opened
-
-    fail_after(0, InputError("broken"), monkeypatch)
-    failed = make_input(manifest)
-    failed.open()
-    failed.close()
-    assert list_input_threads() == []
-
-
-@pytest.mark.parametrize("prefetch", [1, 3])
-def test_no_more_batches_are_made_ahead_than_asked_for(
-    manifest: Manifest, monkeypatch: pytest.MonkeyPatch, prefetch: int
-) -> None:
-    made: list[int] = []
-    gather = ShardSet.gather
-    monkeypatch.setattr(
-        ShardSet, "gather", lambda shards, numbers: (made.append(1), gather(shards, numbers))[1]
-    )
-    training = make_input(manifest, prefetch=prefetch)
-    training.open()
-    for taken in range(3):
-        # `prefetch` wait in the queue, one more in the thread's hand.
-        wait_for(lambda taken=taken: len(made) == taken + prefetch + 1)
-        time.sleep(0.05)
-        assert len(made) == taken + prefetch + 1
-        training.next()
-    training.close()
 
 
 @pytest.mark.parametrize(("world_size", "local_batch"), [(1, 8), (3, 4), (4, 64), (7, 5)])
@@ -209,26 +249,42 @@ def test_evaluation_gives_each_sample_to_one_rank(
     inputs = [
         EvaluationInput(manifest, rank, world_size, local_batch, CPU) for rank in range(world_size)
     ]
-    stretches = [range(part.first, part.last) for part in inputs]
-    assert [number for stretch in stretches for number in stretch] == list(range(manifest.examples))
-    counts = [len(stretch) for stretch in stretches]
+    batches = [list(part.epoch()) for part in inputs]
+    counts = [sum(map(count_sequences, part)) for part in batches]
+    assert sum(counts) == manifest.examples
     assert max(counts) - min(counts) <= 1 and counts == sorted(counts, reverse=True)
+    assert max(count_sequences(batch) for part in batches for batch in part) <= local_batch
     with ShardSet.open(manifest) as shards:
-        for part, stretch in zip(inputs, stretches, strict=True):
-            first = stretch.start
-            for batch in part.epoch():
-                count = batch.next_sentence_labels.numel()
-                assert count == min(local_batch, stretch.stop - first)
-                check_equal(batch, shards.gather(np.arange(first, first + count)))
-                first += count
-            assert first == stretch.stop
+        wanted = cut_samples(shards, np.arange(manifest.examples))
+    found = [text for part in batches for batch in part for text in cut_sequences(batch)]
+    assert sorted(found) == sorted(wanted)
+
+
+@pytest.mark.parametrize("world_size", [16, 32])
+def test_ten_thousand_samples_have_one_shape_and_ragged_ranks(
+    tmp_path: Path, world_size: int
+) -> None:
+    manifest = make_shards(tmp_path, 10_000, 1)
+    inputs = [EvaluationInput(manifest, rank, world_size, 157, CPU) for rank in range(world_size)]
+    seen = 0
+    for part in inputs:
+        batches = list(part.epoch())
+        assert {batch.budget for batch in batches} == {0}
+        assert len({batch.storage.numel() for batch in batches}) == 1
+        count = sum(map(count_sequences, batches))
+        assert count in ({625} if world_size == 16 else {312, 313})
+        seen += count
+    assert seen == 10_000
+    (budget,) = inputs[0].budgets.listed
+    assert budget.tokens * len(batches) * world_size / manifest.tokens < 1.01
 
 
 def test_more_ranks_than_samples_leave_some_without(small_data: Path) -> None:
     manifest = read_manifest(small_data / "bert" / "eval")
     world_size = manifest.examples + 2
     inputs = [EvaluationInput(manifest, rank, world_size, 4, CPU) for rank in range(world_size)]
-    assert [part.last - part.first for part in inputs] == [1] * manifest.examples + [0, 0]
+    counts = [sum(map(count_sequences, part.epoch())) for part in inputs]
+    assert counts == [1] * manifest.examples + [0, 0]
     assert list(inputs[-1].epoch()) == []
 
 
@@ -255,20 +311,4 @@ def test_an_evaluation_that_fails_half_way_is_not_taken_for_whole(
         with pytest.raises(InputError, match="broken"):
             list(evaluation.epoch())
     batches = list(evaluation.epoch())
-    assert sum(b.next_sentence_labels.numel() for b in batches) == removable.examples
-
-
-def test_a_batch_counts_the_longest_sequence_itself() -> None:
-    flat = FlatBatch(
-        input_ids=np.arange(7),
-        segment_ids=np.zeros(7, np.int64),
-        position_ids=np.array([0, 1, 0, 1, 2, 3, 0]),
-        cu_seqlens=np.array([0, 2, 6, 7], np.int32),
-        masked_positions=np.array([1, 6]),
-        masked_ids=np.array([5, 9]),
-        masked_counts=np.array([1, 0, 1], np.int32),
-        next_sentence_labels=np.array([0, 1, 1]),
-    )
-    batch = make_batch(flat, CPU)
-    assert batch.longest_sequence == 4
-    check_equal(batch, flat)
+    assert sum(map(count_sequences, batches)) == removable.examples

@@ -86,6 +86,17 @@ def test_the_accuracy_is_over_positions_and_not_over_batches_or_sequences() -> N
     assert evaluate(step, Given(THIRD), 1, 1) == 0.0
 
 
+def test_what_fills_a_batch_up_is_not_counted() -> None:
+    """Even where the model would predict the label of nothing."""
+    filled = replace(
+        SECOND,
+        masked_positions=torch.cat([SECOND.masked_positions, torch.tensor([2, 5])]),
+        masked_ids=torch.cat([SECOND.masked_ids, torch.tensor([-1, -1])]),
+        next_sentence_labels=torch.tensor([0, 1, -1, -1]),
+    )
+    assert evaluate(make_oracle_step(), Given(FIRST, filled, THIRD), 4, 1) == 2 / 5
+
+
 def test_the_model_is_asked_without_dropout_or_gradients_and_trains_on() -> None:
     step = make_oracle_step()
     assert step.model.training
@@ -135,7 +146,7 @@ def run_rank(rank: int) -> dict[str, np.ndarray]:
     step = make_step(WORLD_SIZE)
     evaluation = EvaluationInput(manifest, rank, WORLD_SIZE, 4, CPU)
     values = [evaluate(step, evaluation, manifest.examples, WORLD_SIZE) for _ in range(2)]
-    part = evaluation.last - evaluation.first
+    part = sum(int((batch.next_sentence_labels >= 0).sum()) for batch in evaluation.epoch())
     return {"values": np.array(values), "part": np.array(part)}
 
 

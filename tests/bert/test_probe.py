@@ -15,8 +15,15 @@ import pytest
 import torch
 
 from bert import probe as bert_probe
+from bert.budget import plan_budgets
 from bert.config import Config
-from bert.probe import draw_lengths, make_synthetic_batch
+from bert.examples import ExampleSettings
+from bert.probe import (
+    draw_lengths,
+    fit_lengths,
+    make_synthetic_batch,
+    make_synthetic_batches,
+)
 from bert.train import main
 from harness.commands import InputError
 from harness.config import load_config
@@ -62,6 +69,30 @@ def test_a_synthetic_batch_is_one_that_the_data_could_hold(longest: int, predict
     assert counts.min() >= 1 and counts.max() <= predictions
     assert batch.input_ids.max() < config.model.vocabulary_size > batch.masked_ids.max()
     assert set(batch.segment_ids.tolist()) == {0, 1} == set(batch.next_sentence_labels.tolist())
+
+
+@pytest.mark.parametrize("tokens", [4, 50, 120, 254, 256, 300])
+def test_lengths_are_fitted_to_a_total(tokens: int) -> None:
+    lengths = fit_lengths(np.array([64, 5, 30, 21]), tokens, 64)
+    assert lengths.sum() == min(tokens, 256)
+    assert lengths.min() >= 1 and lengths.max() <= 64
+
+
+@pytest.mark.parametrize(("sequences", "ranks", "mean"), [(16, 4, 36.0), (1, 1, 64.0), (4, 2, 6.0)])
+def test_there_is_a_synthetic_batch_for_each_budget(
+    sequences: int, ranks: int, mean: float
+) -> None:
+    config = load_config(DEMO, Config)
+    settings = ExampleSettings(max_seq_length=64, max_predictions_per_seq=10)
+    budgets = plan_budgets(sequences, ranks, mean, settings)
+    batches = make_synthetic_batches(config, budgets, CPU)
+    assert [batch.shape for batch in batches] == list(budgets.listed)
+    assert [batch.budget for batch in batches] == list(range(len(batches)))
+    for batch in batches:
+        assert int((batch.next_sentence_labels >= 0).sum()) == sequences
+        assert batch.cu_seqlens[-1] == batch.shape.tokens == len(batch.input_ids)
+        real = int(batch.cu_seqlens[sequences])
+        assert batch.shape.tokens - real <= budgets.spacing
 
 
 @pytest.mark.parametrize("steps", ["0", "-3"])

@@ -122,6 +122,22 @@ def test_gather_is_the_samples_in_the_asked_order(tmp_path: Path) -> None:
     assert batch.next_sentence_labels.tolist() == [row.label for row in wanted]
 
 
+def test_entries_are_read_across_shards_and_spare_the_index(tmp_path: Path) -> None:
+    manifest, rows = make_data(tmp_path)  # shards of 7, 1, 30 and 12
+    shards = ShardSet.open(manifest)
+    shards.open_files([(0, 5), (6, 9)])
+    assert [file is not None for file in shards._files] == [True, True, True, False]
+    for first, last in ((0, 7), (5, 9), (0, 50), (37, 38), (49, 50)):
+        shards.read_index_ahead(first, last)
+        entries = shards.read_entries(first, last)
+        assert entries["tokens"].tolist() == [len(row.input_ids) for row in rows[first:last]]
+        shards.read_records_ahead(first, entries)
+    numbers = np.asarray([44, 3, 7])
+    known = shards.gather(numbers, shards.read_entries(0, 50)[numbers])
+    for one, other in zip(known, shards.gather(numbers), strict=True):
+        assert np.array_equal(one, other)
+
+
 @pytest.mark.parametrize("numbers", [[], [-1], [50], [0, 50]])
 def test_examples_that_are_not_there(tmp_path: Path, numbers: list[int]) -> None:
     manifest, _ = make_data(tmp_path)
