@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -48,7 +48,7 @@ class OperationFloor(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, flops_per_second: float, bytes_per_second: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.flops_per_second, self.bytes_per_second = flops_per_second, bytes_per_second
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.operations: Counter[str] = Counter()
 
     def __torch_dispatch__(

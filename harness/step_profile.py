@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def profile_steps(
                 "calls": calls[kind] / PROFILED_STEPS,
                 "floor_seconds": None if floor is None else floor.get(kind, 0.0),
             }
-            for kind, spent in seconds.most_common()
+            for kind, spent in sorted(seconds.items(), key=itemgetter(1), reverse=True)
         ],
     }
     with write_atomically(folder / "profile.json") as file:
@@ -83,9 +84,9 @@ def profile_steps(
     return found
 
 
-def _sum_by_kind(events: Any, device: torch.device) -> tuple[Counter[str], Counter[str]]:
+def _sum_by_kind(events: Any, device: torch.device) -> tuple[dict[str, float], Counter[str]]:
     """Seconds and calls by kind: of kernels on a GPU, of operations' own time on a CPU."""
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     calls: Counter[str] = Counter()
     for event in events:
         if device.type == "cuda":
