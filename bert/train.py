@@ -93,6 +93,7 @@ def train(run: Run) -> bool:
     clock.stop_block(1)
     clock.stop_epoch(progress.samples)
     clock.log("train_samples", progress.samples)
+    clock.log("skipped_updates", int(step.optimizer.overflows))  # whose gradient was not finite
     return clock.stop_run()
 
 

@@ -65,6 +65,20 @@ def join(system: System, ranks: Ranks, device: torch.device) -> None:
     )
 
 
+def join_subgroup(rank: int, world_size: int, size: int) -> dist.ProcessGroup:
+    """Make groups of `size` consecutive ranks and return this rank's.
+
+    Every rank has to call it. Raises ValueError where size does not divide the world size.
+    """
+    if size < 1 or world_size % size:
+        raise ValueError(f"groups of {size} do not divide {world_size} ranks")
+    groups = [
+        dist.new_group(list(range(first, first + size))) for first in range(0, world_size, size)
+    ]
+    group: dist.ProcessGroup = groups[rank // size]
+    return group
+
+
 def synchronize(device: torch.device) -> None:
     """Wait for this device, then for all ranks."""
     if device.type == "cuda":
