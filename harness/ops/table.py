@@ -24,7 +24,8 @@ TABLE: dict[str, dict[str, str]] = {
     "batch_norm_relu": {"torch": "harness.ops.batch_norm_relu:batch_norm_relu"},
     "batch_norm_add_relu": {"torch": "harness.ops.batch_norm_add_relu:batch_norm_add_relu"},
     "label_smoothed_cross_entropy": {
-        "torch": "harness.ops.label_smoothed_cross_entropy:label_smoothed_cross_entropy"
+        "torch": "harness.ops.label_smoothed_cross_entropy:label_smoothed_cross_entropy",
+        "triton": "harness.ops.label_smoothed_cross_entropy_triton:label_smoothed_cross_entropy",
     },
     "lars_update": {"torch": "harness.ops.lars_update:lars_update"},
     "lamb_moments": {"torch": "harness.ops.lamb_update:lamb_moments"},

@@ -1,0 +1,123 @@
+"""Every variant of our Triton kernels that a real training step starts.
+
+A case runs an operation, forward and backward, on tensors without memory at shapes of the full
+models; what it launches there, with which types, tile sizes and warps, is what a GPU would get.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.ops.kernels import Record, record_launches
+from harness.ops.table import resolve
+
+# "module:kernel" -> why its accesses are narrower than 16 bytes a thread.
+NARROW_LOADS: dict[str, str] = {}
+NARROW_STORES = {
+    "label_smoothed_cross_entropy_triton:forward_kernel": "two numbers a row of logits",
+}
+
+META = torch.device("meta")
+SHORT = (torch.bfloat16, torch.float16)
+TYPES = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.uint8: "u8",
+    torch.int8: "i8",
+    torch.bool: "i1",
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel, the types of its arguments and all its constants: what is compiled.
+
+    signature: parameter -> Triton's name of its type; constants: parameter -> value; aligned:
+    numbers of the parameters that 16 divides (every tensor starts at such an address: torch
+    allocates by 512 bytes).
+    """
+
+    name: str
+    kernel: Any
+    signature: dict[str, str]
+    constants: dict[str, Any]
+    aligned: tuple[int, ...]
+    warps: int
+    stages: int
+
+
+def make_variant(record: Record) -> Variant:
+    """Specialise a kernel on its arguments as Triton does when it is launched."""
+    launch = record.launch
+    names: list[str] = launch.kernel.arg_names
+    signature, constants = {}, dict(launch.constants)
+    aligned, types = [], []
+    given = [name for name in names if name not in constants]
+    assert len(given) == len(record.arguments), (names, record.arguments)
+    for name, argument in zip(given, record.arguments, strict=True):
+        if isinstance(argument, Tensor):
+            signature[name] = f"*{TYPES[argument.dtype]}"
+            types.append(TYPES[argument.dtype])
+            aligned.append(names.index(name))
+        elif isinstance(argument, float):
+            signature[name] = "fp32"
+        elif argument == 1:
+            constants[name] = 1
+        else:
+            signature[name] = "i32" if argument < 2**31 else "i64"
+            if argument % 16 == 0:
+                aligned.append(names.index(name))
+    signature |= dict.fromkeys(constants, "constexpr")
+    signature = {name: signature[name] for name in names}
+    module = launch.kernel.fn.__module__.rsplit(".", 1)[-1]
+    sizes = [f"{name}{value}" for name, value in sorted(launch.constants.items())]
+    # Alignment of the numbers is part of the name: it decides how wide loads are.
+    whole = "".join("a" if i in aligned else "u" for i in range(len(names)))
+    name = "-".join([module, launch.kernel.fn.__name__, *dict.fromkeys(types), *sizes, whole])
+    return Variant(
+        f"{name}-w{launch.warps}",
+        launch.kernel,
+        signature,
+        constants,
+        tuple(aligned),
+        launch.warps,
+        launch.stages,
+    )
+
+
+def leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty(*shape, dtype=dtype, device=META, requires_grad=dtype.is_floating_point)
+
+
+def run_cross_entropy(dtype: torch.dtype) -> None:
+    operation = resolve("label_smoothed_cross_entropy", "triton")
+    for images in (102, 204, 400):
+        operation(leaf(images, 1000, dtype=dtype), leaf(images, dtype=torch.int64), 0.1).backward()
+
+
+# name -> what starts the kernels, and with which types of activations
+CASES: dict[str, tuple[Callable[[torch.dtype], None], tuple[torch.dtype, ...]]] = {
+    "label_smoothed_cross_entropy": (run_cross_entropy, (torch.float32, *SHORT)),
+}
+
+
+def list_variants() -> list[Variant]:
+    """Each variant once, in the order of its first launch."""
+    variants: dict[str, Variant] = {}
+    for run, dtypes in CASES.values():
+        for dtype in dtypes:
+            with record_launches() as records:
+                run(dtype)
+            assert records
+            for record in records:
+                variant = make_variant(record)
+                variants.setdefault(variant.name, variant)
+    return list(variants.values())
