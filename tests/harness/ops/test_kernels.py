@@ -132,3 +132,13 @@ def test_a_compiled_kernel_refuses_tensors_that_no_gpu_holds() -> None:
 def test_sizes() -> None:
     assert [divide_up(n, 4) for n in (0, 1, 4, 5)] == [0, 1, 1, 2]
     assert [round_up_to_power(n) for n in (1, 2, 3, 1000, 1024)] == [1, 2, 4, 1024, 1024]
+
+
+def test_interpreted_bf16_is_rounded_as_torch_rounds() -> None:
+    from tests.harness.ops.conftest import round_to_bf16
+
+    torch.manual_seed(1)
+    special = torch.tensor([0.0, -0.0, 1 + 2**-8, 1 + 3 * 2**-8, float("inf"), 3.4e38, 1e-40])
+    numbers = torch.cat([torch.randn(10000), special])
+    ours = torch.from_numpy(round_to_bf16(numbers.numpy())).view(torch.bfloat16)
+    assert torch.equal(ours, numbers.bfloat16())
