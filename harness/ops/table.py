@@ -20,9 +20,18 @@ PROVIDERS = ("torch", "triton", "apex", "te")
 
 # operation -> provider -> "module:function"
 TABLE: dict[str, dict[str, str]] = {
-    "batch_norm": {"torch": "harness.ops.batch_norm:batch_norm"},
-    "batch_norm_relu": {"torch": "harness.ops.batch_norm_relu:batch_norm_relu"},
-    "batch_norm_add_relu": {"torch": "harness.ops.batch_norm_add_relu:batch_norm_add_relu"},
+    "batch_norm": {
+        "torch": "harness.ops.batch_norm:batch_norm",
+        "triton": "harness.ops.batch_norm_triton:batch_norm",
+    },
+    "batch_norm_relu": {
+        "torch": "harness.ops.batch_norm_relu:batch_norm_relu",
+        "triton": "harness.ops.batch_norm_triton:batch_norm_relu",
+    },
+    "batch_norm_add_relu": {
+        "torch": "harness.ops.batch_norm_add_relu:batch_norm_add_relu",
+        "triton": "harness.ops.batch_norm_triton:batch_norm_add_relu",
+    },
     "label_smoothed_cross_entropy": {
         "torch": "harness.ops.label_smoothed_cross_entropy:label_smoothed_cross_entropy",
         "triton": "harness.ops.label_smoothed_cross_entropy_triton:label_smoothed_cross_entropy",

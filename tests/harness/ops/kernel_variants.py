@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ NARROW_STORES = {
 }
 
 META = torch.device("meta")
+FULL = (torch.float32,)
 SHORT = (torch.bfloat16, torch.float16)
 TYPES = {
     torch.float32: "fp32",
@@ -60,6 +62,10 @@ def make_variant(record: Record) -> Variant:
     names: list[str] = launch.kernel.arg_names
     signature, constants = {}, dict(launch.constants)
     aligned, types = [], []
+    if hasattr(launch.kernel, "do_not_specialize"):
+        general = launch.kernel.do_not_specialize or ()
+    else:  # an interpreted kernel
+        general = launch.kernel.kwargs["do_not_specialize"] or ()
     given = [name for name in names if name not in constants]
     assert len(given) == len(record.arguments), (names, record.arguments)
     for name, argument in zip(given, record.arguments, strict=True):
@@ -69,11 +75,11 @@ def make_variant(record: Record) -> Variant:
             aligned.append(names.index(name))
         elif isinstance(argument, float):
             signature[name] = "fp32"
-        elif argument == 1:
+        elif argument == 1 and name not in general:
             constants[name] = 1
         else:
             signature[name] = "i32" if argument < 2**31 else "i64"
-            if argument % 16 == 0:
+            if argument % 16 == 0 and name not in general:
                 aligned.append(names.index(name))
     signature |= dict.fromkeys(constants, "constexpr")
     signature = {name: signature[name] for name in names}
@@ -103,9 +109,45 @@ def run_cross_entropy(dtype: torch.dtype) -> None:
         operation(leaf(images, 1000, dtype=dtype), leaf(images, dtype=torch.int64), 0.1).backward()
 
 
+# channels and side of what ResNet-50 normalises: with a ReLU, and before the residual
+WITH_RELU = [(64, 112), (64, 56), (128, 56), (128, 28), (256, 28), (256, 14), (512, 14), (512, 7)]
+WITH_RESIDUAL = [(256, 56), (512, 28), (1024, 14), (2048, 7)]
+
+
+def leaf_image(images: int, channels: int, side: int, dtype: torch.dtype) -> Tensor:
+    x = torch.empty(images, channels, side, side, dtype=dtype, device=META)
+    return x.to(memory_format=torch.channels_last).requires_grad_()
+
+
+def run_batch_norm(operation: str, shapes: list[tuple[int, int]], dtype: torch.dtype) -> None:
+    function = resolve(operation, "triton")
+    count = 2 if operation == "batch_norm_add_relu" else 1
+    for images in (102, 204, 400):
+        for channels, side in shapes:
+            parameters = [leaf(channels), leaf(channels)]
+            parameters += [vector.detach() for vector in parameters]
+            inputs = [leaf_image(images, channels, side, dtype) for _ in range(count)]
+            with torch.no_grad():
+                function(*inputs, *parameters, False, 0.1, 1e-5)
+            y = function(*inputs, *parameters, True, 0.1, 1e-5)
+            results = list(y) if isinstance(y, tuple) else [y]
+            # All results but the last block's have a gradient for each of their two uses.
+            for used in (results, results[:1]) if count == 2 else (results,):
+                gradients = [torch.empty_like(result) for result in used]
+                torch.autograd.backward(used, gradients, retain_graph=True)
+
+
 # name -> what starts the kernels, and with which types of activations
 CASES: dict[str, tuple[Callable[[torch.dtype], None], tuple[torch.dtype, ...]]] = {
-    "label_smoothed_cross_entropy": (run_cross_entropy, (torch.float32, *SHORT)),
+    "label_smoothed_cross_entropy": (run_cross_entropy, (*FULL, *SHORT)),
+    "batch_norm": (partial(run_batch_norm, "batch_norm", WITH_RESIDUAL), SHORT),
+    "batch_norm_relu": (partial(run_batch_norm, "batch_norm_relu", WITH_RELU), SHORT),
+    "batch_norm_add_relu": (partial(run_batch_norm, "batch_norm_add_relu", WITH_RESIDUAL), SHORT),
+    "batch_norm in fp32": (partial(run_batch_norm, "batch_norm", WITH_RESIDUAL[:1]), FULL),
+    "batch_norm_add_relu in fp32": (
+        partial(run_batch_norm, "batch_norm_add_relu", WITH_RESIDUAL[:1]),
+        FULL,
+    ),
 }
 
 
