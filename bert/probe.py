@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from bert.static_batch import StaticBatch, make_static_batch
 from bert.step import TrainingStep
 from harness.commands import GOOD, InputError
 from harness.config import load_config
+from harness.step_profile import describe_profile, profile_steps
 from harness.throughput import choose_device, measure_steps
 
 # Share of sequences by length, of 512 (Wikipedia: graphcore/examples, packedBERT/histograms.py).
@@ -130,7 +133,11 @@ def probe(options: argparse.Namespace) -> int:
     batch = make_probe_batch(config, device)
     step.prepare([batch], [])
     samples = config.batch.local_batch_size * config.batch.gradient_accumulation_steps
-    measured = measure_steps(lambda: step.run(lambda _: batch), options.steps, samples, device)
+    run = partial(step.run, lambda _: batch)
+    measured = measure_steps(run, options.steps, samples, device)
+    if options.profile is not None:
+        found = profile_steps(run, lambda: step.run_eagerly(batch), device, options.profile)
+        print(describe_profile(found), file=sys.stderr)
     tokens = int(batch.input_ids.numel())
     measured = {
         "benchmark": "bert", "config": str(options.config), "tokens_per_micro_batch": tokens,

@@ -18,6 +18,7 @@ from harness.optimizers.flat_lamb import FlatLAMB, LambOperations
 from harness.parameters import FlatParameters
 from harness.warmup import preserve_state
 
+FIRST, LAST = 1, 2  # bits of a micro-batch's kind
 Fetch = Callable[[Sequence[StaticBatch]], Batch]
 
 
@@ -155,17 +156,22 @@ class TrainingStep:
                 self.static_batches = list(training)
                 self.run(lambda batches: batches[0])
 
+    def run_eagerly(self, batch: Batch) -> None:
+        """Take one step of a single micro-batch, without a graph."""
+        self._take(batch, kind=FIRST | LAST)
+
     def state(self) -> list[Tensor]:
         """Every tensor that a step or an evaluation changes."""
         return [*self.parameters.weights(), *self.optimizer.state(), self.counts]
 
     def _kind(self, number: int) -> int:
-        """Whether a micro-batch is a step's first (bit 0) and its last (bit 1)."""
-        return int(number == 0) | int(number == self.micro_batches - 1) << 1
+        """FIRST, LAST, both or neither: which micro-batch of a step that number is."""
+        first, last = number == 0, number == self.micro_batches - 1
+        return (FIRST if first else 0) | (LAST if last else 0)
 
     def _take(self, batch: Batch, kind: int) -> None:
-        last = bool(kind & 2)
-        self.backward(batch, bool(kind & 1), last)
+        last = bool(kind & LAST)
+        self.backward(batch, bool(kind & FIRST), last)
         if last:
             self.reduction.finish(self._clip if self.clips_before else None)
             self.optimizer.update()

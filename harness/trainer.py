@@ -44,6 +44,9 @@ def parse_trainer_arguments(
     measured.add_argument("--steps", type=int, default=20)
     measured.add_argument("--device", choices=("cpu", "cuda"), default=None)
     measured.add_argument("--json", action="store_true")
+    measured.add_argument(
+        "--profile", type=Path, metavar="DIR", help="write a trace and a table by kind of work"
+    )
     return parser.parse_args(arguments)
 
 

@@ -33,7 +33,8 @@ def make_shard(folder: Path, number: int, examples: int) -> Shard:
     lengths = draw_lengths(examples, SETTINGS.max_seq_length, seed=number)
     most = SETTINGS.max_predictions_per_seq
     masked = np.clip(np.round(lengths * SETTINGS.masked_lm_prob), 1, most).astype(np.int64)
-    index["tokens"], index["masked"], index["first_segment"] = lengths, masked, lengths // 2
+    index["tokens"], index["masked"] = lengths, masked
+    index["first_segment"] = np.clip(lengths // 2, 3, lengths - 2)
     numbers = lengths + 2 * masked
     ends = np.cumsum(numbers)
     index["start"] = ends - numbers

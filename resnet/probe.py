@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from functools import partial
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from harness.commands import GOOD, InputError
 from harness.config import load_config
+from harness.step_profile import describe_profile, profile_steps
 from harness.throughput import choose_device, measure_steps
 from resnet.config import Config
 from resnet.model import IMAGE_CHANNELS
@@ -46,7 +48,11 @@ def probe(options: argparse.Namespace) -> int:
     step.prepare(fill)
     fill(step.images, step.labels)
     samples = config.batch.local_batch_size * config.batch.gradient_accumulation_steps
-    measured = measure_steps(lambda: step.run(keep), options.steps, samples, device)
+    run = partial(step.run, keep)
+    measured = measure_steps(run, options.steps, samples, device)
+    if options.profile is not None:
+        found = profile_steps(run, step.run_eagerly, device, options.profile)
+        print(describe_profile(found), file=sys.stderr)
     measured = {"benchmark": "resnet", "config": str(options.config), **measured}
     if options.json:
         print(json.dumps(measured, indent=1))

@@ -118,6 +118,10 @@ class TrainingStep:
                     pool = replayable.capture(pool)
                 self.run(fill)
 
+    def run_eagerly(self) -> None:
+        """Take one step of one micro-batch, what is in images and labels, without a graph."""
+        self._update(first=True)
+
     def state(self) -> list[Tensor]:
         """Every tensor that a step or an evaluation changes."""
         buffers = batch_norm_buffers(self.model)

@@ -16,7 +16,7 @@ from harness.parameters import FlatParameters, Pool
 
 @dataclass(frozen=True)
 class LambOperations:
-    """The two halves of an update: see harness.ops.lamb_update."""
+    """The two halves of an update: see harness.ops.lamb_moments and harness.ops.lamb_apply."""
 
     moments: Callable[..., Tensor]
     apply: Callable[..., None]

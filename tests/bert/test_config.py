@@ -92,4 +92,5 @@ def test_the_log_says_what_the_file_says() -> None:
         "opt_lamb_epsilon": optimizer.epsilon,
         "opt_lamb_weight_decay_rate": optimizer.weight_decay,
         "opt_gradient_clip_norm": optimizer.max_gradient_norm,
+        "gradient_clip": optimizer.gradient_clip,
     }

@@ -60,8 +60,8 @@ def test_no_more_than_two_windows_are_held_and_the_next_is_read_bit_by_bit(
             reader.look_up(first, 16)
             assert len(read) - before <= 2
             assert len(reader._windows) <= 2
-        blocks = -(-manifest.examples // 16)
-        assert sorted(read) == sorted(set(read)) and len(read) >= blocks - 5  # each once a pass
+        # Four of the seven windows are used, the fifth is read ahead: each block once.
+        assert sorted(read) == sorted(set(read)) and 25 <= len(read) <= 27
 
 
 def test_damage_is_told_before_anything_is_shared_out(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,21 +17,35 @@ from bert.model import Batch, BertForPretraining
 from bert.probe import make_synthetic_batch
 from bert.step import TrainingStep
 from harness.config import load_config
-from harness.gradients import list_gradients
+from harness.optimizers import LAMB
+from harness.parameters import CHUNK, flatten_dense
 from harness.precision import Precision
-from tests.harness.test_gradients import flatten, fork_ranks, launch
+from tests.harness.test_gradients import flatten, fork_ranks, gradients_in, launch
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 WORLD_SIZE = 2
+RATE = 0.02
 
 
-def make_config(accumulation: int = 1, precision: Precision | None = None) -> Config:
+def make_config(
+    accumulation: int = 1,
+    precision: Precision | None = None,
+    sharded: bool = False,
+    clip: Literal["before_reduce", "after_reduce"] = "after_reduce",
+) -> Config:
     """The demonstration's small model without dropout, so that gradients can be compared."""
     config: Config = load_config(ROOT / "bert" / "configs" / "demo.toml", Config)
     model = replace(config.model, dropout=0.0, attention_dropout=0.0)
     batch = replace(config.batch, gradient_accumulation_steps=accumulation)
-    return replace(config, model=model, batch=batch, precision=precision or config.precision)
+    return replace(
+        config,
+        model=model,
+        batch=batch,
+        precision=precision or config.precision,
+        communication=replace(config.communication, sharded_optimizer=sharded),
+        optimizer=replace(config.optimizer, gradient_clip=clip),
+    )
 
 
 def make_batch(config: Config, number: int) -> Batch:
@@ -39,26 +55,38 @@ def make_batch(config: Config, number: int) -> Batch:
     return replace(batch, input_ids=ids, masked_ids=(batch.masked_ids + number) % 100)
 
 
-def make_step(config: Config, world_size: int = 1, seed: int = 3) -> TrainingStep:
+def make_step(config: Config, rank: int = 0, world_size: int = 1, seed: int = 3) -> TrainingStep:
     torch.manual_seed(seed)
-    return TrainingStep(config, CPU, world_size, initial_state=None)
+    return TrainingStep(config, CPU, rank, world_size, None, [RATE] * 4)
+
+
+def give(config: Config, numbers: Sequence[int]) -> Callable[[object], Batch]:
+    """An input of the batches of these numbers, one after the other."""
+    left: Iterator[int] = iter(numbers)
+    return lambda _: make_batch(config, next(left))
 
 
 def find_gradient(step: TrainingStep) -> np.ndarray:
-    return flatten([parameter.grad for parameter in step.model.parameters()])
+    """The gradient of the mean that the last step was made of; unsharded pools alone."""
+    scale = step.config.precision.loss_scale
+    return gradients_in(step.parameters, step.model).astype(np.float32) / scale
 
 
 def run_rank(rank: int) -> dict[str, np.ndarray]:
-    """Two micro-batches a step on every rank, two steps."""
-    config = make_config(accumulation=2)
-    step = make_step(config, WORLD_SIZE, seed=3 + rank)  # rank 0's weights are taken
+    """Two micro-batches a step on every rank, two steps: plain, sharded, clipped before."""
     found = {}
-    for number in range(2):
-        for micro_batch in range(2):
-            step.accumulate(make_batch(config, 4 * number + 2 * micro_batch + rank))
-        found[f"gradient {number}"] = find_gradient(step)
-        step.update(0.02)
-        found[f"weights {number}"] = flatten(list(step.model.parameters()))
+    for name, config in {
+        "plain": make_config(2),
+        "sharded": make_config(2, sharded=True),
+        "clipped": make_config(2, clip="before_reduce"),
+    }.items():
+        # Rank 0's weights are taken.
+        step = make_step(config, rank, WORLD_SIZE, seed=3 + rank)
+        for number in range(2):
+            step.run(give(config, [4 * number + 2 * part + rank for part in range(2)]))
+            if name != "sharded":
+                found[f"{name} gradient {number}"] = find_gradient(step)
+            found[f"{name} weights {number}"] = flatten(list(step.model.parameters()))
     return found
 
 
@@ -67,22 +95,40 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]
     return launch("tests.bert.test_step", tmp_path_factory.mktemp("ranks"))
 
 
-def test_ranks_and_micro_batches_count_alike(seen: list[dict[str, np.ndarray]]) -> None:
+@pytest.mark.parametrize("name", ["plain", "sharded"])
+def test_ranks_and_micro_batches_count_alike(seen: list[dict[str, np.ndarray]], name: str) -> None:
     """Two ranks with two micro-batches are one process with the same four."""
     config = make_config(accumulation=4)
     step = make_step(config)
     for number in range(2):
-        for micro_batch in range(4):
-            step.accumulate(make_batch(config, 4 * number + micro_batch))
-        gradient = find_gradient(step)
-        step.update(0.02)
-        weights = flatten(list(step.model.parameters()))
+        step.run(give(config, [4 * number + micro_batch for micro_batch in range(4)]))
+        gradient, weights = find_gradient(step), flatten(list(step.model.parameters()))
         assert len(seen) == WORLD_SIZE
         for found in seen:
-            error = np.linalg.norm(found[f"gradient {number}"] - gradient)
-            assert error < 1e-4 * np.linalg.norm(gradient)
-            assert np.abs(found[f"weights {number}"] - weights).max() < 1e-3
-            assert np.array_equal(found[f"weights {number}"], seen[0][f"weights {number}"])
+            if name == "plain":
+                error = np.linalg.norm(found[f"plain gradient {number}"] - gradient)
+                assert error < 1e-4 * np.linalg.norm(gradient)
+            ours = found[f"{name} weights {number}"]
+            assert np.abs(ours - weights).max() < 1e-3
+            assert np.array_equal(ours, seen[0][f"{name} weights {number}"])
+
+
+def test_clipping_before_the_reduce_clips_each_ranks_own_gradient(
+    seen: list[dict[str, np.ndarray]],
+) -> None:
+    config = make_config(accumulation=2)
+    wanted = 0.0
+    for rank in range(WORLD_SIZE):
+        step = make_step(config)
+        step.run(give(config, [rank, 2 + rank]))
+        own = find_gradient(step)
+        assert np.linalg.norm(own) > 1.5  # or nothing would be clipped
+        wanted = wanted + own / np.linalg.norm(own) / WORLD_SIZE
+    for found in seen:
+        gradient = found["clipped gradient 0"]
+        assert np.linalg.norm(gradient - wanted) < 1e-4 * np.linalg.norm(wanted)
+        assert np.array_equal(gradient, seen[0]["clipped gradient 0"])
+        assert not np.allclose(found["clipped weights 0"], found["plain weights 0"], atol=1e-4)
 
 
 def reference_loss(model: BertForPretraining, batch: Batch) -> torch.Tensor:
@@ -99,47 +145,68 @@ def reference_loss(model: BertForPretraining, batch: Batch) -> torch.Tensor:
 def test_accumulation_is_the_mean_of_micro_gradients() -> None:
     """Each micro-batch takes its own means; none counts more for having more masked tokens."""
     config = make_config(accumulation=3)
-    step, model = make_step(config), make_step(config).model
-    wanted = 0.0
+    model, wanted = make_step(config).model, 0.0
     for number in range(3):
-        batch = make_batch(config, number)
-        step.accumulate(batch)
-        model.zero_grad()
-        reference_loss(model, batch).backward()
-        wanted = wanted + flatten([p.grad for p in model.parameters()]) / 3
-    gradient = find_gradient(step)
-    assert np.linalg.norm(gradient - wanted) < 1e-5 * np.linalg.norm(wanted)
-
-
-def test_update_forgets_the_gradients_and_starts_the_next_step() -> None:
-    config = make_config(accumulation=2)
-    step, again = make_step(config), make_step(config)
-    for _ in range(2):
-        for number in range(2):
-            step.accumulate(make_batch(config, number))
-        step.update(0.0)
-        assert all(gradient.abs().max() == 0 for gradient in list_gradients(step.optimizer))
-    for number in range(2):
-        step.accumulate(make_batch(config, number))
-        again.accumulate(make_batch(config, number))
-    # Rate 0 has changed no weight, so the third step's gradient is the first's.
-    assert np.array_equal(find_gradient(step), find_gradient(again))
-
-
-def test_lamb_has_the_configurations_values_in_both_groups() -> None:
-    config = make_config()
+        loss = reference_loss(model, make_batch(config, number))
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        wanted = wanted + np.concatenate([flatten_dense(g).numpy() for g in gradients]) / 3
     step = make_step(config)
-    step.accumulate(make_batch(config, 0))
-    step.update(0.125)
-    adapted, skipped = step.optimizer.param_groups
-    assert (adapted["adapt"], skipped["adapt"]) == (True, False)
-    assert len(adapted["params"]) + len(skipped["params"]) == len(list(step.model.parameters()))
-    for group in (adapted, skipped):
-        assert group["lr"] == 0.125 and group["step"] == 1
-        assert group["betas"] == (config.optimizer.beta_1, config.optimizer.beta_2)
-        assert group["eps"] == config.optimizer.epsilon
-        assert group["weight_decay"] == config.optimizer.weight_decay
-        assert group["max_grad_norm"] == config.optimizer.max_gradient_norm
+    step.run(give(config, [0, 1, 2]))
+    assert np.linalg.norm(find_gradient(step) - wanted) < 1e-5 * np.linalg.norm(wanted)
+
+
+@pytest.mark.parametrize("precision", [Precision("fp32", 1.0), Precision("bf16", 1.0)])
+def test_the_update_is_that_of_lamb(precision: Precision) -> None:
+    """harness.optimizers.LAMB on the masters with the same gradients, the groups of the model."""
+    config = make_config(precision=precision)
+    step = make_step(config)
+    adapted = {id(p) for p in step.model.adapted_parameters()}
+    placed = [(pool, one) for pool in step.parameters.pools for one in pool.placed]
+    masters = [torch.nn.Parameter(pool.master[p.start : p.stop].clone()) for pool, p in placed]
+    groups = [
+        {
+            "params": [
+                master
+                for master, (_, p) in zip(masters, placed, strict=True)
+                if (id(p.parameter) in adapted) == adapt
+            ],
+            "adapt": adapt,
+        }
+        for adapt in (True, False)
+    ]
+    values = config.optimizer
+    optimizer = LAMB(
+        groups,
+        RATE,
+        (values.beta_1, values.beta_2),
+        values.epsilon,
+        values.weight_decay,
+        values.max_gradient_norm,
+    )
+    assert len(groups[0]["params"]) == len(adapted)
+    for number in range(3):
+        step.run(give(config, [number]))
+        for master, (pool, p) in zip(masters, placed, strict=True):
+            master.grad = pool.gradients[p.start : p.stop].float()
+        optimizer.step()
+        for master, (pool, p) in zip(masters, placed, strict=True):
+            found = pool.master[p.start : p.stop]
+            assert (found - master).norm() <= 1e-5 * master.norm().clamp(min=1e-3)
+            assert torch.equal(pool.weights[p.start : p.stop], found.to(pool.dtype))
+
+
+def test_a_step_forgets_the_gradients_of_the_one_before() -> None:
+    config = make_config(accumulation=2)
+    torch.manual_seed(3)
+    step = TrainingStep(config, CPU, 0, 1, None, [0.0])
+    step.run(give(config, [0, 1]))
+    first = find_gradient(step)
+    step.run(give(config, [2, 3]))
+    assert not np.allclose(find_gradient(step), first)
+    step.run(give(config, [0, 1]))
+    # Rate 0 has changed no weight.
+    assert np.array_equal(find_gradient(step), first)
+    assert all(parameter.grad is None for parameter in step.model.parameters())
 
 
 def test_an_initial_state_is_taken_whole_or_refused() -> None:
@@ -147,34 +214,58 @@ def test_an_initial_state_is_taken_whole_or_refused() -> None:
     state = {
         name: p.detach().clone() for name, p in make_step(config, seed=8).model.state_dict().items()
     }
-    step = TrainingStep(config, CPU, 1, state)
+    step = TrainingStep(config, CPU, 0, 1, state, [RATE])
     for name, parameter in step.model.named_parameters():
         assert torch.equal(parameter, state[name])
     state.pop("pooler.bias")
     with pytest.raises(RuntimeError, match=r"pooler\.bias"):
-        TrainingStep(config, CPU, 1, state)
+        TrainingStep(config, CPU, 0, 1, state, [RATE])
+
+
+def test_masters_keep_what_16_bit_weights_lose() -> None:
+    config = make_config(precision=Precision("bf16", 1.0))
+    state = {
+        name: p.detach().clone() for name, p in make_step(make_config()).model.state_dict().items()
+    }
+    step = TrainingStep(config, CPU, 0, 1, state, [RATE])
+    (matrices, _) = step.parameters.pools
+    names = {id(p): name for name, p in step.model.named_parameters()}
+    lost = 0
+    for placed in matrices.placed:
+        wanted = flatten_dense(state[names[id(placed.parameter)]])
+        assert torch.equal(matrices.master[placed.start : placed.stop], wanted)
+        lost += int((matrices.weights[placed.start : placed.stop] != wanted).sum())
+    assert lost > 1000
 
 
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [(Precision("bf16", 1.0), 0.05), (Precision("fp16", 256.0), 0.01)]
 )
 def test_sixteen_bit_steps_are_near_those_of_fp32(precision: Precision, tolerance: float) -> None:
-    """The optimizer gets unscaled fp32 gradients near the exact ones; the weights stay fp32."""
     gradients = []
     for chosen in (Precision("fp32", 1.0), precision):
         config = make_config(precision=chosen)
         step = make_step(config)
-        given: list[np.ndarray] = []
-        step.optimizer.register_step_pre_hook(
-            lambda *_, s=step, g=given: g.append(find_gradient(s))
-        )
-        step.accumulate(make_batch(config, 1))
-        step.update(0.01)
-        gradients += given
-        assert all(p.dtype == torch.float32 for p in step.model.parameters())
+        step.run(give(config, [1]))
+        gradients.append(find_gradient(step))
+        kept = step.model.normalisation_parameters()
+        assert kept and all(parameter.dtype == torch.float32 for parameter in kept)
+        assert step.model.pooler.weight.dtype == chosen.dtype
     exact, near = gradients
-    assert near.dtype == np.float32 and not np.array_equal(exact, near)
+    assert not np.array_equal(exact, near)
     assert np.linalg.norm(near - exact) < tolerance * np.linalg.norm(exact)
+
+
+def test_queries_keys_and_values_lie_together() -> None:
+    """In memory, in this order, where their sizes fill whole chunks; so one product reads all."""
+    step = make_step(make_config())
+    (pool,) = step.parameters.pools
+    starts = {id(placed.parameter): placed.start for placed in pool.placed}
+    for layer in step.model.encoder:
+        weights = [getattr(layer.attention, name).weight for name in ("query", "key", "value")]
+        found = [starts[id(weight)] for weight in weights]
+        size = weights[0].numel()
+        assert size % CHUNK == 0 and found == [found[0], found[0] + size, found[0] + 2 * size]
 
 
 if __name__ == "__main__":

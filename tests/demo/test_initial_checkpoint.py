@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,7 @@ def test_the_seed_decides_every_byte(config: Config, small_data: Path, tmp_path:
 
 def find_loss(model: BertForPretraining, config: Config, folder: Path) -> float:
     """The masked-word loss over the whole evaluation set, without dropout."""
-    operations = TrainingStep(config, CPU, 1, None).operations
+    operations = TrainingStep(config, CPU, 0, 1, None, [0.1]).operations
     manifest = read_manifest(folder)
     (batch,) = EvaluationInput(manifest, 0, 1, manifest.examples, CPU).epoch()
     model.eval()
@@ -59,10 +60,10 @@ def test_the_trainer_reads_it_and_it_has_learnt(
     config: Config, small_data: Path, tmp_path: Path
 ) -> None:
     losses = []
-    for updates in (0, 40):
+    for updates in (1, 40):
         file = make(config, small_data, tmp_path / f"{updates}.safetensors", 4, updates)
         state = read_checkpoint(file, config.model)
-        model = TrainingStep(config, CPU, 1, state).model
+        model = TrainingStep(config, CPU, 0, 1, state, [0.1]).model
         assert all(torch.equal(p, state[name]) for name, p in model.named_parameters())
         assert all(p.dtype == torch.float32 for p in model.parameters())
         losses.append(find_loss(model, config, small_data / "bert" / "eval"))
@@ -72,15 +73,16 @@ def test_the_trainer_reads_it_and_it_has_learnt(
 def test_the_rate_rises_and_the_thread_ends(
     config: Config, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rates: list[float] = []
+    rates: list[list[float]] = []
 
     class Noted(TrainingStep):
-        def update(self, learning_rate: float) -> None:
-            rates.append(learning_rate)
+        def __init__(self, *arguments: Any) -> None:
+            rates.append(arguments[-1])
+            super().__init__(*arguments)
 
     monkeypatch.setattr(initial_checkpoint, "TrainingStep", Noted)
     before = threading.active_count()
     make(config, small_data, tmp_path / "file", 4, 12)
     top = initial_checkpoint.LEARNING_RATE
-    assert rates == pytest.approx([top * min(1.0, n / 10) for n in range(1, 13)])
+    assert rates[0] == pytest.approx([top * min(1.0, n / 10) for n in range(1, 13)])
     assert threading.active_count() == before

@@ -1,4 +1,4 @@
-"""Averaging over ranks: the mean gradient of the joined batch, each rank's own statistics.
+"""Gradients over ranks: the mean gradient of the joined batch, in few collectives that overlap.
 
 One program runs on four ranks and writes what it saw, rank by rank; the tests compare that with
 one process on all samples.
@@ -11,7 +11,6 @@ import multiprocessing
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from harness.gradients import distribute, hold_back, list_gradients, set_learning_rate
+from harness.gradients import GradientReduction, broadcast_model, gather_weights
+from harness.parameters import FlatParameters
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -45,8 +45,6 @@ def fork_ranks(
 
     The trainers' ranks find each other over MPI; here the modules are imported once for all.
     """
-    import torch._dynamo  # the wrapper imports it: once, before the fork
-
     torch.set_num_threads(1)
     name = str(folder / "store")
 
@@ -72,11 +70,6 @@ def make_net(seed: int) -> nn.Module:
     return nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
 
 
-def make_normalised_net(seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Linear(7, 3))
-
-
 def make_batch(rank: int, micro_batch: int) -> Tensor:
     """(SAMPLES, 5), another for every rank and micro-batch."""
     generator = torch.Generator().manual_seed(100 * rank + micro_batch)
@@ -91,40 +84,113 @@ def flatten(tensors: list[Tensor]) -> np.ndarray:
     return torch.cat([tensor.detach().flatten() for tensor in tensors]).numpy().copy()
 
 
+def flat_parameters(
+    model: nn.Module, dtype: torch.dtype = torch.float32, rank: int = 0, shards: int = 1
+) -> FlatParameters:
+    """Each of the four tensors in a bucket of its own."""
+    runs = [[parameter] for parameter in model.parameters()]
+    return FlatParameters(model, runs, [], [], dtype, 1e-6, rank, shards)
+
+
 def parameters_of(model: nn.Module) -> np.ndarray:
     return flatten(list(model.parameters()))
+
+
+def gradients_in(parameters: FlatParameters, model: nn.Module) -> np.ndarray:
+    """What the pools hold, in the order of the model's parameters."""
+    places = {
+        id(placed.parameter): pool.gradients[placed.start : placed.stop]
+        for pool in parameters.pools
+        for placed in pool.placed
+    }
+    return flatten([places[id(parameter)] for parameter in model.parameters()])
 
 
 def gradients_of(model: nn.Module) -> np.ndarray:
     return flatten([parameter.grad for parameter in model.parameters()])
 
 
+class Collectives:
+    """Notes each collective as it begins, beside the backward hooks of the layers."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.all_reduce, self.reduce_scatter = dist.all_reduce, dist.reduce_scatter_tensor
+
+    def __enter__(self) -> Collectives:
+        def all_reduce(tensor: Tensor, *arguments: object, **options: object) -> object:
+            self.events.append(f"all-reduce {tensor.numel() * tensor.element_size()}")
+            return self.all_reduce(tensor, *arguments, **options)
+
+        def scatter(mine: Tensor, whole: Tensor, *arguments: object, **options: object) -> object:
+            self.events.append(f"reduce-scatter {whole.numel() * whole.element_size()}")
+            return self.reduce_scatter(mine, whole, *arguments, **options)
+
+        dist.all_reduce, dist.reduce_scatter_tensor = all_reduce, scatter
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        dist.all_reduce, dist.reduce_scatter_tensor = self.all_reduce, self.reduce_scatter
+
+
 def run_rank(rank: int) -> dict[str, np.ndarray]:
     """What every rank does, and what it saw."""
     found = {}
-    model = make_net(seed=rank)  # other weights on every rank, until they are distributed
-    distributed = distribute(model, CPU, WORLD_SIZE, bucket_megabytes=1)
+    model = make_net(seed=rank)  # other weights on every rank, until they are broadcast
+    broadcast_model(model, WORLD_SIZE)
+    parameters = flat_parameters(model)
+    reduction = GradientReduction(parameters, WORLD_SIZE)
     found["parameters"] = parameters_of(model)
-    find_loss(distributed(make_batch(rank, 0))).backward()
-    found["mean"] = gradients_of(model)
+    reduction.begin(first=True, last=True)
+    (find_loss(model(make_batch(rank, 0))) / WORLD_SIZE).backward()
+    reduction.finish()
+    found["mean"] = gradients_in(parameters, model)
 
-    for parameter in model.parameters():
-        parameter.grad.zero_()
-    for micro_batch in range(MICRO_BATCHES):
-        last = micro_batch == MICRO_BATCHES - 1
-        with nullcontext() if last else hold_back(distributed):
-            loss = find_loss(distributed(make_batch(rank, micro_batch)))
-            (loss / MICRO_BATCHES).backward()
-        found[f"accumulated {micro_batch}"] = gradients_of(model)
+    with Collectives() as collectives:
+        for micro_batch in range(MICRO_BATCHES):
+            last = micro_batch == MICRO_BATCHES - 1
+            reduction.begin(first=micro_batch == 0, last=last)
+            hidden = model[1](model[0](make_batch(rank, micro_batch)))
+            hidden.register_hook(lambda _: collectives.events.append("hidden gradient"))
+            loss = find_loss(model[2](hidden))
+            (loss / (MICRO_BATCHES * WORLD_SIZE)).backward()
+            if not last:
+                found[f"accumulated {micro_batch}"] = gradients_in(parameters, model)
+        reduction.finish()
+    found["accumulated"] = gradients_in(parameters, model)
+    found["events"] = np.array(collectives.events)
 
-    normalised = make_normalised_net(seed=10 + rank)
-    normalised[1].running_mean.fill_(float(rank + 1))
-    distributed = distribute(normalised, CPU, WORLD_SIZE, bucket_megabytes=1)
-    found["first mean"] = normalised[1].running_mean.numpy().copy()
-    for micro_batch in range(2):
-        find_loss(distributed(make_batch(rank, micro_batch))).backward()
-    found["last mean"] = normalised[1].running_mean.numpy().copy()
-    return found
+    late_model = make_net(0)
+    late_parameters = flat_parameters(late_model)
+    late = GradientReduction(late_parameters, WORLD_SIZE, overlap=False)
+    with Collectives() as collectives:
+        late.begin(first=True, last=True)
+        (find_loss(late_model(make_batch(rank, 0))) / WORLD_SIZE).backward()
+        late.finish(lambda: collectives.events.append("before sending"))
+    found["late"] = gradients_in(late_parameters, late_model)
+    found["late events"] = np.array(collectives.events)
+    return {**found, **run_sharded(rank)}
+
+
+def run_sharded(rank: int) -> dict[str, np.ndarray]:
+    """The same backward pass with a 16-bit pool of which every rank owns a part."""
+    model = make_net(0)
+    parameters = flat_parameters(model, torch.bfloat16, rank, WORLD_SIZE)
+    (pool,) = parameters.pools
+    reduction = GradientReduction(parameters, WORLD_SIZE)
+    with Collectives() as collectives:
+        reduction.begin(first=True, last=True)
+        loss = find_loss(model(make_batch(rank, 0).bfloat16()).float())
+        (loss / WORLD_SIZE).backward()
+        reduction.finish()
+    pool.owned_weights.copy_(pool.owned_gradients)
+    gather_weights(pool)
+    places = {id(placed.parameter): placed for placed in pool.placed}
+    gathered = [places[id(parameter)] for parameter in model.parameters()]
+    return {
+        "sharded": flatten([pool.weights[p.start : p.stop].float() for p in gathered]),
+        "sharded events": np.array(collectives.events),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -133,27 +199,38 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, np.ndarray]
     return launch("tests.harness.test_gradients", tmp_path_factory.mktemp("ranks"))
 
 
+def find_joined_gradient(micro_batches: int) -> np.ndarray:
+    """The gradient of one process on the batches of all ranks."""
+    model = make_net(0)
+    batches = [make_batch(r, m) for r in range(WORLD_SIZE) for m in range(micro_batches)]
+    find_loss(model(torch.cat(batches))).backward()
+    return gradients_of(model)
+
+
 def test_weights_are_rank_0s(seen: list[dict[str, np.ndarray]]) -> None:
+    assert len(seen) == WORLD_SIZE
     for found in seen:
         assert np.array_equal(found["parameters"], parameters_of(make_net(0)))
     assert not np.array_equal(seen[0]["parameters"], parameters_of(make_net(1)))
 
 
-def test_the_gradient_is_that_of_the_joined_batch(seen: list[dict[str, np.ndarray]]) -> None:
-    model = make_net(0)
-    find_loss(model(torch.cat([make_batch(rank, 0) for rank in range(WORLD_SIZE)]))).backward()
+@pytest.mark.parametrize("name", ["mean", "late"])
+def test_the_gradient_is_that_of_the_joined_batch(
+    seen: list[dict[str, np.ndarray]], name: str
+) -> None:
     for found in seen:
-        np.testing.assert_allclose(found["mean"], gradients_of(model), rtol=1e-5, atol=1e-6)
-        assert np.array_equal(found["mean"], seen[0]["mean"])  # the ranks never drift apart
+        np.testing.assert_allclose(found[name], find_joined_gradient(1), rtol=1e-5, atol=1e-6)
+        assert np.array_equal(found[name], seen[0][name])  # the ranks never drift apart
 
 
-def test_held_back_gradients_add_up_and_stay_on_their_rank(
+def test_gradients_of_earlier_micro_batches_add_up_and_stay_on_their_rank(
     seen: list[dict[str, np.ndarray]],
 ) -> None:
     for rank, found in enumerate(seen):
         model = make_net(0)
         for micro_batch in range(MICRO_BATCHES - 1):
-            (find_loss(model(make_batch(rank, micro_batch))) / MICRO_BATCHES).backward()
+            loss = find_loss(model(make_batch(rank, micro_batch)))
+            (loss / (MICRO_BATCHES * WORLD_SIZE)).backward()
             np.testing.assert_allclose(
                 found[f"accumulated {micro_batch}"], gradients_of(model), rtol=1e-5, atol=1e-6
             )
@@ -161,58 +238,63 @@ def test_held_back_gradients_add_up_and_stay_on_their_rank(
 
 
 def test_the_last_micro_batch_averages_all_of_them(seen: list[dict[str, np.ndarray]]) -> None:
-    model = make_net(0)
-    batches = [make_batch(r, m) for r in range(WORLD_SIZE) for m in range(MICRO_BATCHES)]
-    find_loss(model(torch.cat(batches))).backward()
     for found in seen:
-        gradient = found[f"accumulated {MICRO_BATCHES - 1}"]
-        np.testing.assert_allclose(gradient, gradients_of(model), rtol=1e-5, atol=1e-6)
+        wanted = find_joined_gradient(MICRO_BATCHES)
+        np.testing.assert_allclose(found["accumulated"], wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_statistics_start_as_rank_0s_and_stay_each_ranks_own(
+def test_a_bucket_is_sent_while_backward_goes_on(seen: list[dict[str, np.ndarray]]) -> None:
+    """Only in the last micro-batch; the second layer's before the gradient of what feeds it.
+
+    Four tensors of one chunk of 256 elements each, 4 bytes an element.
+    """
+    for found in seen:
+        events = found["events"].tolist()
+        assert events[: MICRO_BATCHES - 1] == ["hidden gradient"] * (MICRO_BATCHES - 1)
+        last = events[MICRO_BATCHES - 1 :]
+        assert sorted(last) == ["all-reduce 1024"] * 4 + ["hidden gradient"]
+        assert last[-1] == "all-reduce 1024" and last.index("hidden gradient") > 0
+
+
+def test_without_overlap_nothing_is_sent_before_all_is_there(
     seen: list[dict[str, np.ndarray]],
 ) -> None:
-    weight, bias = make_normalised_net(10)[0].weight, make_normalised_net(10)[0].bias
-    for rank, found in enumerate(seen):
-        assert np.array_equal(found["first mean"], np.full(7, 1.0, np.float32))
-        mean = torch.ones(7)
-        for micro_batch in range(2):  # the weights are not updated in between
-            batch_mean = (make_batch(rank, micro_batch) @ weight.T + bias).mean(0)
-            mean = 0.9 * mean + 0.1 * batch_mean
-        np.testing.assert_allclose(found["last mean"], mean.detach().numpy(), rtol=1e-4, atol=1e-5)
-    assert not np.allclose(seen[0]["last mean"], seen[1]["last mean"])
+    for found in seen:
+        assert found["late events"].tolist() == ["before sending"] + ["all-reduce 1024"] * 4
 
 
-def test_a_single_rank_needs_no_wrapper() -> None:
+def test_a_sharded_pool_is_scattered_and_gathered_in_16_bit(
+    seen: list[dict[str, np.ndarray]],
+) -> None:
+    """Buckets are filled up to a chunk for each rank: 1,024 elements of 2 bytes."""
+    wanted = find_joined_gradient(1)
+    for found in seen:
+        assert found["sharded events"].tolist() == ["reduce-scatter 2048"] * 4
+        assert np.array_equal(found["sharded"], seen[0]["sharded"])
+        assert np.linalg.norm(found["sharded"] - wanted) < 0.02 * np.linalg.norm(wanted)
+
+
+def test_a_single_rank_sends_nothing() -> None:
     model = make_net(0)
-    assert distribute(model, CPU, 1, bucket_megabytes=1) is model
-    for _ in range(2):
-        with hold_back(model):
-            find_loss(model(make_batch(0, 0))).backward()
-    twice = gradients_of(model)
-    model.zero_grad()
+    broadcast_model(model, 1)
+    parameters = flat_parameters(model)
+    reduction = GradientReduction(parameters, 1)
+    reduction.begin(first=True, last=True)
     find_loss(model(make_batch(0, 0))).backward()
-    np.testing.assert_allclose(twice, 2 * gradients_of(model), rtol=1e-6)
+    reduction.finish()
+    assert all(parameter.grad is None for parameter in model.parameters())
+    again = make_net(0)
+    find_loss(again(make_batch(0, 0))).backward()
+    assert np.array_equal(gradients_in(parameters, model), gradients_of(again))
 
 
-def test_gradients_are_listed_in_the_optimizers_order() -> None:
+def test_a_parameter_without_gradient_is_missed() -> None:
     model = make_net(0)
-    first, second = list(model[0].parameters()), list(model[2].parameters())
-    optimizer = torch.optim.SGD([{"params": second}, {"params": first}], lr=0.1)
-    assert list_gradients(optimizer) == []
-    find_loss(model(make_batch(0, 0))).backward()
-    first[0].grad = None
-    listed = list_gradients(optimizer)
-    wanted = [second[0].grad, second[1].grad, first[1].grad]
-    assert [id(gradient) for gradient in listed] == [id(gradient) for gradient in wanted]
-
-
-def test_every_group_gets_the_learning_rate() -> None:
-    model = make_net(0)
-    groups = [{"params": model[0].parameters(), "lr": 1.0}, {"params": model[2].parameters()}]
-    optimizer = torch.optim.SGD(groups, lr=0.1)
-    set_learning_rate(optimizer, 0.25)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+    reduction = GradientReduction(flat_parameters(model), 1)
+    reduction.begin(first=True, last=True)
+    model[0](make_batch(0, 0)).sum().backward()
+    with pytest.raises(RuntimeError, match="2 parameters had no gradient"):
+        reduction.finish()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Formats of a run: autocast, the static loss scale taken back before norms, and refusals."""
+"""Formats of a run: 16-bit gradients, the static loss scale taken back before norms, refusals."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,10 @@ from torch import nn
 
 from harness.commands import InputError
 from harness.config import load_config
-from harness.gradients import list_gradients
-from harness.optimizers import LAMB
+from harness.gradients import GradientReduction
+from harness.optimizers.flat_lamb import measure_gradients
+from harness.parameters import FlatParameters
 from harness.precision import Precision, check_finite
-
-CPU = torch.device("cpu")
 
 
 def make_model() -> nn.Module:
@@ -24,89 +22,73 @@ def make_model() -> nn.Module:
     return nn.Sequential(nn.Linear(12, 16), nn.GELU(), nn.Linear(16, 5))
 
 
-def make_gradients(precision: Precision) -> list[torch.Tensor]:
-    """The gradients that an optimizer gets, of one model on one batch."""
+def flatten_model(model: nn.Module, precision: Precision) -> FlatParameters:
+    runs = [[parameter] for parameter in model.parameters()]
+    return FlatParameters(model, runs, [], list(model.parameters()), precision.dtype, 1.0)
+
+
+def make_gradients(precision: Precision, inputs: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
+    """The pool's gradient of one model on one batch, as the optimizer gets it."""
     model = make_model()
-    images = torch.randn(8, 12, generator=torch.Generator().manual_seed(2))
-    labels = torch.arange(8) % 5
-    with precision.forward_context(CPU):
-        logits = model(images)
-    assert logits.dtype == {
-        "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
-    }[precision.format]  # fmt: skip
-    precision.backward(nn.functional.cross_entropy(logits.float(), labels))
-    gradients = [parameter.grad for parameter in model.parameters()]
-    assert all(gradient is not None for gradient in gradients)
-    found = [gradient for gradient in gradients if gradient is not None]
-    precision.unscale(found)
-    return found
+    parameters = flatten_model(model, precision)
+    reduction = GradientReduction(parameters, 1)
+    reduction.begin(first=True, last=True)
+    logits = model(inputs.to(precision.dtype))
+    assert logits.dtype == precision.dtype
+    labels = torch.arange(len(inputs)) % 5
+    precision.backward(nn.functional.cross_entropy(logits.float(), labels) * factor, 1)
+    reduction.finish()
+    (pool,) = parameters.pools
+    assert pool.gradients.dtype == precision.dtype and pool.master.dtype == torch.float32
+    return pool.gradients
+
+
+IMAGES = torch.randn(8, 12, generator=torch.Generator().manual_seed(2))
 
 
 def test_fp32_is_plain_torch() -> None:
     model = make_model()
-    images = torch.randn(8, 12, generator=torch.Generator().manual_seed(2))
-    nn.functional.cross_entropy(model(images), torch.arange(8) % 5).backward()
-    plain = [parameter.grad for parameter in model.parameters()]
-    for gradient, expected in zip(make_gradients(Precision("fp32", 1.0)), plain, strict=True):
-        assert torch.equal(gradient, expected)
+    nn.functional.cross_entropy(model(IMAGES), torch.arange(8) % 5).backward()
+    plain = torch.cat([p.grad.flatten() for p in reversed(list(model.parameters()))])
+    gradients = make_gradients(Precision("fp32", 1.0), IMAGES)
+    assert torch.equal(gradients[gradients != 0], plain[plain != 0])
 
 
 @pytest.mark.parametrize("precision", [Precision("bf16", 1.0), Precision("fp16", 1024.0)])
-def test_sixteen_bits_are_near_and_gradients_are_fp32(precision: Precision) -> None:
-    wanted = make_gradients(Precision("fp32", 1.0))
-    for gradient, expected in zip(make_gradients(precision), wanted, strict=True):
-        assert gradient.dtype == torch.float32
-        assert not torch.equal(gradient, expected)
-        error = (gradient - expected).norm() / expected.norm()
-        assert error < (0.03 if precision.format == "bf16" else 0.004)
-
-
-def test_a_power_of_two_as_scale_changes_no_bit_where_nothing_underflows() -> None:
-    model, scaled = make_model(), make_model()
-    inputs = torch.ones(4, 12)
-    Precision("fp32", 1.0).backward(model(inputs).square().mean())
-    precision = Precision("fp16", 4096.0)
-    precision.backward(scaled(inputs).square().mean())  # without autocast: fp32 throughout
-    before = [parameter.grad.clone() for parameter in scaled.parameters()]
-    precision.unscale([parameter.grad for parameter in scaled.parameters()])
-    for first, second, big in zip(model.parameters(), scaled.parameters(), before, strict=True):
-        assert torch.equal(first.grad, second.grad)
-        assert torch.equal(big, first.grad * 4096)
+def test_sixteen_bits_are_near(precision: Precision) -> None:
+    wanted = make_gradients(Precision("fp32", 1.0), IMAGES)
+    found = make_gradients(precision, IMAGES).float() / precision.loss_scale
+    assert not torch.equal(found, wanted)
+    error = (found - wanted).norm() / wanted.norm()
+    assert error < (0.03 if precision.format == "bf16" else 0.004)
 
 
 def test_the_scale_keeps_small_gradients_that_fp16_loses() -> None:
-    inputs = torch.full((4, 8), 1e-3)
-
-    def make_gradient(scale: float) -> torch.Tensor:
-        torch.manual_seed(0)
-        layer = nn.Linear(8, 8, bias=False)
-        precision = Precision("fp16", scale)
-        with precision.forward_context(CPU):
-            outputs = layer(inputs)
-        precision.backward(outputs.float().sum() * 1e-6)
-        precision.unscale([layer.weight.grad])
-        return layer.weight.grad
-
-    assert make_gradient(1.0).abs().max() == 0
-    scaled = make_gradient(2.0**16)
-    assert torch.allclose(scaled, torch.full_like(scaled, 4e-9), rtol=0.02)
+    wanted = make_gradients(Precision("fp32", 1.0), IMAGES, 1e-8)
+    assert make_gradients(Precision("fp16", 1.0), IMAGES, 1e-8).abs().max() == 0
+    scaled = make_gradients(Precision("fp16", 2.0**16), IMAGES, 1e-8).float() / 2.0**16
+    assert (scaled - wanted).norm() < 0.05 * wanted.norm()
 
 
-def test_norms_are_taken_of_unscaled_gradients() -> None:
+def test_losses_are_parts_of_a_mean() -> None:
+    """What is added up over three micro-batches is the mean's gradient, times the scale."""
+    model, precision = make_model(), Precision("fp32", 1.0)
+    for _ in range(3):
+        precision.backward(model(IMAGES).square().mean(), 3)
+    again = make_model()
+    again(IMAGES).square().mean().backward()
+    for parameter, wanted in zip(model.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, wanted.grad)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**15])
+def test_norms_are_taken_of_unscaled_gradients(scale: float) -> None:
     """LAMB clips the global norm to 1: of gradients still scaled, every one would be clipped."""
-    results = []
-    for precision in (Precision("fp32", 1.0), Precision("fp16", 2.0**15)):
-        model = make_model()
-        groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "adapt": True}]
-        optimizer = LAMB(groups, lr=0.1)
-        loss = model(torch.ones(4, 12)).square().mean() * 0.01
-        precision.backward(loss)
-        precision.unscale(list_gradients(optimizer))
-        assert torch.stack([g.norm() for g in list_gradients(optimizer)]).norm() < 0.5
-        optimizer.step()
-        results.append(copy.deepcopy([p.detach() for p in model.parameters()]))
-    for plain, scaled in zip(*results, strict=True):
-        assert torch.equal(plain, scaled)
+    model = make_model()
+    parameters = flatten_model(model, Precision("fp32", 1.0))
+    (pool,) = parameters.pools
+    pool.gradients[:100] = 0.01 * scale
+    assert float(measure_gradients(parameters, scale)) == pytest.approx(0.1, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -141,10 +123,12 @@ def test_refusals_name_the_file(tmp_path: Path, text: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_end_the_run(bad: float) -> None:
-    model = torch.nn.Linear(3, 2)
-    check_finite(model)
-    with torch.no_grad():
-        model.weight[1, 2] = bad
+@pytest.mark.parametrize("format_", ["fp32", "bf16"])
+def test_weights_that_are_not_finite_end_the_run(bad: float, format_: Any) -> None:
+    model = make_model()
+    parameters = flatten_model(model, Precision(format_, 1.0))
+    check_finite(parameters)
+    (pool,) = parameters.pools
+    pool.master[17] = bad
     with pytest.raises(InputError, match="no longer finite"):
-        check_finite(model)
+        check_finite(parameters)

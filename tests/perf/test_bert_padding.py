@@ -45,10 +45,10 @@ def test_full_sequences_are_left_as_they_are():
 
 def test_the_padded_step_trains():
     config = bert_padding.make_config()
-    step = TrainingStep(config, CPU, world_size=1, initial_state=None)
+    step = TrainingStep(config, CPU, 0, 1, None, [0.01])
     before = step.model.pooler.weight.detach().clone()
-    step.accumulate(bert_padding.pad_batch(make_synthetic_batch(config, 2, CPU), 512))
-    step.update(0.01)
+    padded = bert_padding.pad_batch(make_synthetic_batch(config, 2, CPU), 512)
+    step.run(lambda _: padded)
     assert not torch.equal(step.model.pooler.weight, before)
 
 

@@ -60,9 +60,11 @@ def test_resnet_50_has_its_published_flops():
 
 def test_updates_are_few_operations_however_many_tensors():
     config = load_config(ROOT / "resnet" / "configs" / "demo.toml", resnet.config.Config)
-    _, update = operations.count_resnet(config, images=2)
-    arithmetic = sum(n for name, n in update.operations.items() if name.startswith("_foreach"))
-    assert 1 <= arithmetic < 20
+    _, small = operations.count_resnet(config, images=2)
+    deeper = dataclasses.replace(config.model, depths=(3, 4, 6, 3))
+    _, large = operations.count_resnet(dataclasses.replace(config, model=deeper), images=2)
+    assert 1 <= sum(small.operations.values()) < 60
+    assert small.operations == large.operations
 
 
 def test_unpadded_bert_computes_less():

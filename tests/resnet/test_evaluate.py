@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,12 +20,12 @@ from resnet.data import EvaluationInput
 from resnet.evaluate import average_batch_norm_statistics, evaluate
 from resnet.model import batch_norm_buffers
 from resnet.shards import read_manifest
-from resnet.step import TrainingStep
+from resnet.step import UNCOUNTED_LABEL, TrainingStep
 from tests.harness.test_gradients import flatten, fork_ranks, launch
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
-WORLD_SIZE = 3
+WORLD_SIZE, CLASSES = 3, 12
 
 
 class Oracle(nn.Module):
@@ -35,36 +33,39 @@ class Oracle(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))  # looked at: is it finite?
-        self.called: list[tuple[bool, bool]] = []
+        self.called: list[tuple[bool, bool, torch.dtype]] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        self.called.append((self.training, torch.is_grad_enabled()))
-        return nn.functional.one_hot(images[:, 0, 0, 0].long(), 10).float()
-
-
-def make_batch(seen: list[int], truth: list[int], count: int) -> tuple[Tensor, Tensor, int]:
-    images = torch.tensor(seen, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
-    return images, torch.tensor(truth), count
+        self.called.append((self.training, torch.is_grad_enabled(), images.dtype))
+        return nn.functional.one_hot(images[:, 0, 0, 0].long(), CLASSES).float()
 
 
 class Given:
-    """An evaluation input of given batches."""
+    """An evaluation input of given batches: classes seen, classes in truth, how many count."""
 
-    def __init__(self, *batches: tuple[Tensor, Tensor, int]) -> None:
+    def __init__(self, *batches: tuple[list[int], list[int], int]) -> None:
         self.batches = batches
 
-    def epoch(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        yield from self.batches
+    def epoch_into(self, images: Tensor, labels: Tensor) -> Iterator[int]:
+        for seen, truth, count in self.batches:
+            images.copy_(torch.tensor(seen).view(-1, 1, 1, 1).expand(images.shape))
+            labels.copy_(torch.tensor(truth))
+            yield count
 
 
-def make_oracle_step(precision: str = "fp32") -> Any:
-    return SimpleNamespace(model=Oracle(), device=CPU, precision=Precision(precision, 1.0))
+def make_oracle_step(precision: str = "fp32") -> TrainingStep:
+    config = make_config()
+    batch = replace(config.batch, local_batch_size=4)
+    shape = replace(config.input, crop_size=8)
+    config = replace(config, batch=batch, input=shape, precision=Precision(precision, 1.0))
+    step = TrainingStep(config, CPU, 1, [0.1])
+    step.model = Oracle()  # type: ignore[assignment]
+    return step
 
 
-FULL = make_batch([1, 2, 3, 4], [1, 2, 0, 4], count=4)  # 3 of 4
+FULL = ([1, 2, 3, 4], [1, 2, 0, 4], 4)  # 3 of 4
 # The last image again and again, to keep the shape: right, but not to be counted.
-PADDED = make_batch([5, 6, 6, 6], [0, 6, 6, 6], count=2)  # 1 of 2
+PADDED = ([5, 6, 6, 6], [0, 6, 6, 6], 2)  # 1 of 2
 
 
 def test_padding_is_not_counted() -> None:
@@ -74,19 +75,17 @@ def test_padding_is_not_counted() -> None:
     assert evaluate(step, Given(PADDED), 2, 1) == 1 / 2
 
 
-def test_the_model_is_asked_in_evaluation_and_trains_on() -> None:
-    step = make_oracle_step()
-    evaluate(step, Given(FULL, PADDED), 6, 1)
-    assert step.model.called == [(False, False)] * 2
-    assert step.model.training and torch.is_grad_enabled()
+def test_a_class_that_is_no_label_is_never_right() -> None:
+    """Predictions are classes from 0; the label of what does not count is none of them."""
+    assert UNCOUNTED_LABEL < 0
 
 
-def test_the_format_is_the_runs() -> None:
-    step = make_oracle_step("bf16")
-    seen: list[bool] = []
-    step.model.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+@pytest.mark.parametrize(("format_", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_model_is_asked_in_evaluation_and_trains_on(format_: str, dtype: torch.dtype) -> None:
+    step = make_oracle_step(format_)
     assert evaluate(step, Given(FULL, PADDED), 6, 1) == 4 / 6
-    assert seen == [True, True]
+    assert step.model.called == [(False, False, dtype)] * 2
+    assert step.model.training and torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("expected", [5, 7, 8, 50_000])
@@ -97,19 +96,28 @@ def test_another_number_of_images_is_no_evaluation(expected: int) -> None:
 
 def test_a_model_that_has_diverged_is_not_evaluated() -> None:
     step = make_oracle_step()
-    with torch.no_grad():
-        step.model.weight.fill_(torch.nan)
+    step.parameters.pools[0].master[5] = torch.nan
     with pytest.raises(InputError, match="no longer finite"):
         evaluate(step, Given(FULL), 4, 1)
     assert step.model.called == []
 
 
-def make_step(rank: int, world_size: int = 1) -> TrainingStep:
-    """A small model of 3 classes whose statistics differ from rank to rank."""
+def make_config() -> Config:
     config: Config = load_config(ROOT / "resnet" / "configs" / "demo.toml", Config)
-    config = replace(config, model=replace(config.model, classes=3))
+    return config
+
+
+def make_step(rank: int, world_size: int = 1, local_batch: int = 16) -> TrainingStep:
+    """A small model of 3 classes whose statistics differ from rank to rank."""
+    config = make_config()
+    config = replace(
+        config,
+        model=replace(config.model, classes=3),
+        input=replace(config.input, crop_size=32),
+        batch=replace(config.batch, local_batch_size=local_batch),
+    )
     torch.manual_seed(6)
-    step = TrainingStep(config, CPU, world_size)
+    step = TrainingStep(config, CPU, world_size, [0.1])
     set_statistics(step, rank)
     return step
 
@@ -135,8 +143,7 @@ def make_input(folder: Path, rank: int, world_size: int, local_batch: int) -> Ev
 
 def run_rank(rank: int) -> dict[str, np.ndarray]:
     """Evaluate this rank's part twice, the second time after a change of the statistics."""
-    step = make_step(rank, WORLD_SIZE)
-    set_statistics(step, rank)
+    step = make_step(rank, WORLD_SIZE, local_batch=4)
     found = {}
     validation = make_input(Path(sys.argv[2]), rank, WORLD_SIZE, 4)
     images = validation.manifest.val.images
@@ -147,13 +154,13 @@ def run_rank(rank: int) -> dict[str, np.ndarray]:
     found["again"] = np.array(again)
     validation.close()
     try:  # one image too few over all ranks is found on every rank
-        evaluate(step, Given() if rank == 1 else Given(FULL_IMAGES), 8 + 1, WORLD_SIZE)
+        evaluate(step, Given() if rank == 1 else Given(FOUR_IMAGES), 8 + 1, WORLD_SIZE)
     except RuntimeError as error:
         found["refusal"] = np.array(str(error))
     return found
 
 
-FULL_IMAGES = (torch.zeros(4, 4, 32, 32), torch.zeros(4, dtype=torch.int64), 4)
+FOUR_IMAGES = ([0] * 4, [0] * 4, 4)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +210,7 @@ def test_a_single_rank_keeps_its_statistics() -> None:
 
 def test_an_evaluation_changes_nothing_on_a_single_rank(small_data: Path) -> None:
     step = make_step(1)
-    tensors = [*step.model.parameters(), *step.model.buffers()]
+    tensors = [*step.model.parameters(), *step.model.buffers(), *step.optimizer.state()]
     before, random = flatten(tensors), torch.get_rng_state()
     validation = make_input(small_data / "resnet", 0, 1, 16)
     evaluate(step, validation, validation.manifest.val.images, 1)

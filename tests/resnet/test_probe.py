@@ -7,15 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from harness.commands import InputError
 from harness.config import load_config
+from harness.optimizers.flat_lars import FlatLARS
 from resnet import probe as resnet_probe
 from resnet.config import Config
-from resnet.probe import make_synthetic_batch
+from resnet.probe import fill_with_noise
 from resnet.train import main
 from tests.one_rank import change_value
 
@@ -23,18 +25,22 @@ ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "resnet" / "configs" / "demo.toml"
 
 
-def test_a_synthetic_batch_has_the_shape_of_the_data() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_synthetic_batch_has_the_shape_of_the_data(dtype: torch.dtype) -> None:
     config = load_config(DEMO, Config)
-    images, labels = make_synthetic_batch(config, 40, torch.device("cpu"))
     size = config.input.crop_size
-    assert images.shape == (40, config.input.channels, size, size)
-    assert images.dtype == torch.float32
+    images = torch.full((40, size, size, config.input.channels), 7.0, dtype=dtype)
+    images = images.permute(0, 3, 1, 2)
+    labels = torch.full((40,), -1)
+    state = torch.get_rng_state()
+    fill_with_noise(config, images, labels)
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert images[:, 3].abs().max() == 0 < images[:, 2].std()
-    assert labels.shape == (40,) and labels.dtype == torch.int64
     assert 0 <= labels.min() < labels.max() < config.model.classes
-    again = make_synthetic_batch(config, 40, torch.device("cpu"))
-    assert torch.equal(images, again[0]) and torch.equal(labels, again[1])
+    again, again_labels = torch.empty_like(images), torch.empty_like(labels)
+    fill_with_noise(config, again, again_labels)
+    assert torch.equal(images, again) and torch.equal(labels, again_labels)
+    assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("steps", ["0", "-3"])
@@ -62,20 +68,21 @@ def test_a_step_is_measured_with_its_micro_batches(
     file.write_text(change_value(text, "batch", "local_batch_size", "2"))
     calls: list[str] = []
     step_class = resnet_probe.TrainingStep
-    accumulate, update = step_class.accumulate, step_class.update
+    backward, update = step_class.backward, FlatLARS.update
 
-    def note_accumulate(step: object, *arguments: object) -> None:
-        calls.append("accumulate")
-        accumulate(step, *arguments)
+    def note_backward(step: Any, first: bool, last: bool) -> None:
+        calls.append(f"{first} {last}")
+        backward(step, first, last)
 
-    def note_update(step: object, rate: float) -> None:
+    def note_update(optimizer: Any) -> None:
         calls.append("update")
-        update(step, rate)
+        update(optimizer)
 
-    monkeypatch.setattr(step_class, "accumulate", note_accumulate)
-    monkeypatch.setattr(step_class, "update", note_update)
+    monkeypatch.setattr(step_class, "backward", note_backward)
+    monkeypatch.setattr(FlatLARS, "update", note_update)
     assert main(["probe", "--config", str(file), "--steps", "1", "--device", "cpu"]) == 0
-    assert calls[:4] == ["accumulate"] * 3 + ["update"] and len(calls) % 4 == 0
+    one_step = ["True False", "False False", "False True", "update"]
+    assert len(calls) % 4 == 0 and calls == one_step * (len(calls) // 4)
     out = capsys.readouterr().out
     assert "images/s on one rank" in out and len(out.splitlines()) == 1
 

@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.commands import InputError
 from harness.config import load_config
-from harness.gradients import list_gradients
+from harness.graphs import Graphs
+from harness.optimizers import LARS
+from harness.parameters import flatten_dense
 from harness.precision import Precision
 from resnet.config import LARS_TRUST_COEFFICIENT, Config
 from resnet.model import ResNet, batch_norm_buffers
+from resnet.probe import fill_with_noise
 from resnet.step import TrainingStep
-from resnet.train import warm_up
-from tests.harness.test_gradients import flatten, fork_ranks, launch
+from tests.harness.test_gradients import flatten, fork_ranks, gradients_in, launch
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 WORLD_SIZE, IMAGES, CLASSES = 2, 6, 12
 
 
+RATE = 0.5
+
+
 def make_config(accumulation: int = 1, precision: Precision | None = None) -> Config:
     config: Config = load_config(ROOT / "resnet" / "configs" / "demo.toml", Config)
-    batch = replace(config.batch, gradient_accumulation_steps=accumulation)
-    model = replace(config.model, classes=CLASSES)
-    return replace(config, batch=batch, model=model, precision=precision or config.precision)
+    return replace(
+        config,
+        batch=replace(
+            config.batch, local_batch_size=IMAGES, gradient_accumulation_steps=accumulation
+        ),
+        input=replace(config.input, crop_size=32),
+        model=replace(config.model, classes=CLASSES),
+        precision=precision or config.precision,
+    )
 
 
 def make_batch(number: int) -> tuple[Tensor, Tensor]:
@@ -40,22 +56,36 @@ def make_batch(number: int) -> tuple[Tensor, Tensor]:
     return images, torch.randint(CLASSES, (IMAGES,), generator=generator)
 
 
-def make_step(config: Config, world_size: int = 1, seed: int = 3) -> TrainingStep:
+def give(numbers: list[int]) -> Callable[[Tensor, Tensor], None]:
+    """An input of the batches of these numbers, one after the other."""
+    left: Iterator[int] = iter(numbers)
+
+    def fill(images: Tensor, labels: Tensor) -> None:
+        made, made_labels = make_batch(next(left))
+        images.copy_(made)
+        labels.copy_(made_labels)
+
+    return fill
+
+
+def make_step(
+    config: Config, world_size: int = 1, seed: int = 3, rate: float = RATE
+) -> TrainingStep:
     torch.manual_seed(seed)
-    return TrainingStep(config, CPU, world_size)
+    return TrainingStep(config, CPU, world_size, [rate])
 
 
 def find_gradient(step: TrainingStep) -> np.ndarray:
-    return flatten([parameter.grad for parameter in step.model.parameters()])
+    """The gradient of the mean that the last step was made of."""
+    scale = step.config.precision.loss_scale
+    return gradients_in(step.parameters, step.model).astype(np.float32) / scale
 
 
 def take_steps(step: TrainingStep, rank: int, found: dict[str, np.ndarray]) -> None:
     """Two steps of two micro-batches."""
     for number in range(2):
-        for micro_batch in range(2):
-            step.accumulate(*make_batch(4 * number + 2 * micro_batch + rank))
+        step.run(give([4 * number + rank, 4 * number + 2 + rank]))
         found[f"gradient {number}"] = find_gradient(step)
-        step.update(0.5)
         found[f"weights {number}"] = flatten(list(step.model.parameters()))
         found[f"statistics {number}"] = flatten(batch_norm_buffers(step.model))
 
@@ -66,7 +96,7 @@ def run_rank(rank: int) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     take_steps(make_step(config, WORLD_SIZE, seed=3 + rank), rank, found)
     warm = make_step(config, WORLD_SIZE, seed=3 + rank)
-    warm_up(warm, config, CPU, local_batch=3)
+    warm.prepare(partial(fill_with_noise, config))
     again: dict[str, np.ndarray] = {}
     take_steps(warm, rank, again)
     return {**found, **{f"warm {name}": array for name, array in again.items()}}
@@ -83,11 +113,8 @@ def test_ranks_and_micro_batches_are_one_mean(seen: list[dict[str, np.ndarray]])
     """Two ranks with two micro-batches are one process with the same four."""
     step = make_step(make_config(accumulation=4))
     for number in range(2):
-        for micro_batch in range(4):
-            step.accumulate(*make_batch(4 * number + micro_batch))
-        gradient = find_gradient(step)
-        step.update(0.5)
-        weights = flatten(list(step.model.parameters()))
+        step.run(give([4 * number + micro_batch for micro_batch in range(4)]))
+        gradient, weights = find_gradient(step), flatten(list(step.model.parameters()))
         for found in seen:
             error = np.linalg.norm(found[f"gradient {number}"] - gradient)
             assert error < 1e-3 * np.linalg.norm(gradient)
@@ -105,8 +132,7 @@ def test_ranks_keep_the_same_weights_and_their_own_statistics(
     # A rank's statistics of the first step are those of a process that saw its images alone.
     for rank, found in enumerate(seen):
         alone = make_step(make_config(accumulation=2))
-        for micro_batch in range(2):
-            alone.accumulate(*make_batch(2 * micro_batch + rank))
+        alone.run(give([rank, 2 + rank]))
         statistics = flatten(batch_norm_buffers(alone.model))
         np.testing.assert_allclose(found["statistics 0"], statistics, rtol=1e-4, atol=1e-5)
 
@@ -130,77 +156,140 @@ def reference_loss(model: ResNet, images: Tensor, labels: Tensor, smoothing: flo
 def test_accumulation_is_the_mean_of_micro_gradients() -> None:
     config = make_config(accumulation=3)
     assert config.optimizer.label_smoothing == 0.1
-    step, model = make_step(config), make_step(config).model
-    wanted = 0.0
+    model, wanted = make_step(config).model, 0.0
     for number in range(3):
-        images, labels = make_batch(number)
-        step.accumulate(images, labels)
         model.zero_grad()
-        reference_loss(model, images, labels, 0.1).backward()
-        wanted = wanted + flatten([p.grad for p in model.parameters()]) / 3
-    gradient = find_gradient(step)
-    assert np.linalg.norm(gradient - wanted) < 1e-4 * np.linalg.norm(wanted)
+        gradients = torch.autograd.grad(
+            reference_loss(model, *make_batch(number), 0.1), list(model.parameters())
+        )
+        wanted = wanted + np.concatenate([dense(gradient) for gradient in gradients]) / 3
+    step = make_step(config)
+    step.run(give([0, 1, 2]))
+    assert np.linalg.norm(find_gradient(step) - wanted) < 1e-4 * np.linalg.norm(wanted)
 
 
-def test_update_forgets_the_gradients_and_starts_the_next_step() -> None:
+def dense(tensor: Tensor) -> np.ndarray:
+    """The elements in the order of the pools."""
+    return flatten_dense(tensor.detach()).numpy()
+
+
+def test_a_step_forgets_the_gradients_of_the_one_before() -> None:
     config = make_config(accumulation=2)
-    step, again = make_step(config), make_step(config)
+    step, again = make_step(config, rate=0.0), make_step(config, rate=0.0)
     for _ in range(2):
-        for number in range(2):
-            step.accumulate(*make_batch(number))
-        step.update(0.0)
-        assert all(gradient.abs().max() == 0 for gradient in list_gradients(step.optimizer))
-    for number in range(2):
-        step.accumulate(*make_batch(number))
-        again.accumulate(*make_batch(number))
+        step.run(give([0, 1]))
+        assert all(parameter.grad is None for parameter in step.model.parameters())
+    step.run(give([0, 1]))
+    again.run(give([0, 1]))
     # Rate 0 has changed no weight, so the third step's gradient is the first's.
     assert np.array_equal(find_gradient(step), find_gradient(again))
 
 
-def test_lars_has_the_configurations_values_in_both_groups() -> None:
-    config = make_config()
+@pytest.mark.parametrize("precision", [Precision("fp32", 1.0), Precision("bf16", 1.0)])
+def test_the_update_is_that_of_lars(precision: Precision) -> None:
+    """harness.optimizers.LARS on the masters with the same gradients, the groups of the model."""
+    config = make_config(precision=precision)
     step = make_step(config)
-    step.accumulate(*make_batch(0))
-    step.update(0.125)
-    adapted, skipped = step.optimizer.param_groups
-    assert (adapted["adapt"], skipped["adapt"]) == (True, False)
-    assert len(adapted["params"]) + len(skipped["params"]) == len(list(step.model.parameters()))
-    for group in (adapted, skipped):
-        assert group["lr"] == 0.125
-        assert group["momentum"] == config.optimizer.momentum
-        assert group["weight_decay"] == config.optimizer.weight_decay
-        assert group["trust_coefficient"] == LARS_TRUST_COEFFICIENT == 0.001
-        assert group["eps"] == config.optimizer.epsilon
-
-
-def find_given_gradient(precision: Precision, noise: float = 0.0) -> np.ndarray:
-    """The gradient that the optimizer gets of one batch, its images off by a share of noise."""
-    step = make_step(make_config(precision=precision))
-    given: list[np.ndarray] = []
-    step.optimizer.register_step_pre_hook(lambda *_: given.append(find_gradient(step)))
-    images, labels = make_batch(1)
-    generator = torch.Generator().manual_seed(9)
-    step.accumulate(images * (1 + noise * torch.randn(images.shape, generator=generator)), labels)
-    step.update(0.01)
-    tensors = [*step.model.parameters(), *batch_norm_buffers(step.model)]
-    assert all(tensor.dtype == torch.float32 for tensor in tensors)
-    return given[0]
+    adapted = {id(p) for p in step.model.adapted_parameters()}
+    placed = [(pool, one) for pool in step.parameters.pools for one in pool.placed]
+    masters = [torch.nn.Parameter(pool.master[p.start : p.stop].clone()) for pool, p in placed]
+    groups = [
+        {
+            "params": [
+                master
+                for master, (_, p) in zip(masters, placed, strict=True)
+                if (id(p.parameter) in adapted) == adapt
+            ],
+            "adapt": adapt,
+        }
+        for adapt in (True, False)
+    ]
+    optimizer = LARS(
+        groups,
+        lr=RATE,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+        trust_coefficient=0.001,
+        eps=config.optimizer.epsilon,
+    )
+    assert LARS_TRUST_COEFFICIENT == 0.001 and len(groups[0]["params"]) == len(adapted)
+    for number in range(3):
+        step.run(give([number]))
+        for master, (pool, p) in zip(masters, placed, strict=True):
+            master.grad = pool.gradients[p.start : p.stop].float()
+        optimizer.step()
+        for master, (pool, p) in zip(masters, placed, strict=True):
+            found = pool.master[p.start : p.stop]
+            assert (found - master).norm() <= 1e-6 * master.norm().clamp(min=1e-3)
+            assert torch.equal(pool.weights[p.start : p.stop], found.to(pool.dtype))
 
 
 @pytest.mark.parametrize(
     ("precision", "rounding"), [(Precision("bf16", 1.0), 2**-8), (Precision("fp16", 128.0), 2**-11)]
 )
 def test_sixteen_bit_steps_differ_by_rounding_alone(precision: Precision, rounding: float) -> None:
-    """The optimizer gets unscaled fp32 gradients, off by what rounded images would bring about.
+    """The gradient is off by what rounded images and weights would bring about.
 
     Few small images make normalisation sensitive, so the measure is the gradient's own.
     """
-    exact = find_given_gradient(Precision("fp32", 1.0))
-    shaken = find_given_gradient(Precision("fp32", 1.0), noise=rounding)
-    near = find_given_gradient(precision)
+
+    def find(chosen: Precision, noise: float = 0.0) -> np.ndarray:
+        step = make_step(make_config(precision=chosen))
+        generator = torch.Generator().manual_seed(9)
+
+        def shake(images: Tensor, labels: Tensor) -> None:
+            made, made_labels = make_batch(1)
+            images.copy_(made * (1 + noise * torch.randn(made.shape, generator=generator)))
+            labels.copy_(made_labels)
+
+        if noise:
+            for parameter in step.model.parameters():
+                shaken = 1 + noise * torch.randn(parameter.shape, generator=generator)
+                parameter.data.mul_(shaken)
+        step.run(shake)
+        statistics = batch_norm_buffers(step.model)
+        kept = [*step.model.normalisation_parameters(), *statistics]
+        assert all(tensor.dtype == torch.float32 for tensor in kept)
+        assert step.model.conv0.weight.dtype == step.images.dtype == chosen.dtype
+        return find_gradient(step)
+
+    exact = find(Precision("fp32", 1.0))
+    shaken, near = find(Precision("fp32", 1.0), noise=rounding), find(precision)
     error = np.linalg.norm(near - exact) / np.linalg.norm(exact)
-    assert near.dtype == np.float32
     assert 0 < error < 2.5 * np.linalg.norm(shaken - exact) / np.linalg.norm(exact) < 1
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func._schema.name
+        if any(word in name for word in ("_local_scalar_dense", "nonzero", "::equal", "item")):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_host_never_waits_in_a_step() -> None:
+    step = make_step(make_config(accumulation=2))
+    with Waits() as waits:
+        step.run(give([0, 1]))
+    assert waits.found == []
+    with Waits() as waits:
+        float(step.images.sum())
+    assert waits.found  # the count sees a wait where there is one
+
+
+def test_graphs_need_a_gpu() -> None:
+    config = make_config()
+    for graphs in (Graphs(step=True, evaluation=False), Graphs(step=False, evaluation=True)):
+        with pytest.raises(InputError, match=r"\[graphs\] asks for CUDA graphs"):
+            make_step(replace(config, graphs=graphs))
 
 
 if __name__ == "__main__":

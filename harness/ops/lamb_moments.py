@@ -1,7 +1,6 @@
-"""The update of LAMB over a pool of tensors in flat buffers, the definition in plain PyTorch.
+"""First half of LAMB's update over flat buffers: moments and norms, in plain PyTorch.
 
-Two operations, because between them the norms of a sharded pool are added up over the ranks:
-lamb_moments and lamb_apply. Both take the same view of the pool as harness.ops.lars_update.
+Between the halves the norms of a sharded pool are added up over the ranks.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ def lamb_moments(
     means.copy_(torch.where(overflow, means, beta1 * means + (1 - beta1) * scaled))
     moved = beta2 * squares + (1 - beta2) * scaled.square()
     squares.copy_(torch.where(overflow, squares, moved))
-    decays = _decays(chunk_tensors, adapted, weight_decay)
-    updates = _compute_updates(master, means, squares, decays, corrections, eps)
+    decays = spread_decays(chunk_tensors, adapted, weight_decay)
+    updates = compute_updates(master, means, squares, decays, corrections, eps)
     sums = torch.zeros(adapted.numel(), 2, device=master.device)
     both = torch.stack(
         [part.view(decays.numel(), -1).square().sum(1) for part in (master, updates)], 1
@@ -47,43 +46,12 @@ def lamb_moments(
     return sums.index_add_(0, chunk_tensors.long(), both)
 
 
-def lamb_apply(
-    master: Tensor,
-    means: Tensor,
-    squares: Tensor,
-    weights: Tensor | None,
-    chunk_tensors: Tensor,
-    adapted: Tensor,
-    sums: Tensor,
-    overflow: Tensor,
-    learning_rate: Tensor,
-    corrections: Tensor,
-    eps: float,
-    weight_decay: float,
-) -> None:
-    """Apply the update that lamb_moments made ready, with the trust ratio of each tensor.
-
-    sums: (tensors, 2) fp32, over whole tensors; learning_rate: (1,) fp32; weights: (n,) the
-    model's copy in 16 bit, written anew, or None where master is what the model sees. The rest as
-    for lamb_moments.
-    """
-    weight_norms, update_norms = sums.sqrt().unbind(1)
-    guarded = (adapted > 0) & (weight_norms > 0) & (update_norms > 0)
-    ratios = torch.where(guarded, weight_norms / update_norms, torch.ones_like(weight_norms))
-    decays = _decays(chunk_tensors, adapted, weight_decay)
-    updates = _compute_updates(master, means, squares, decays, corrections, eps)
-    scales = (learning_rate * ratios)[chunk_tensors.long(), None]
-    steps = (updates.view(decays.numel(), -1) * scales).view(-1)
-    master.copy_(torch.where(overflow, master, master - steps))
-    if weights is not None:
-        weights.copy_(master)
-
-
-def _decays(chunk_tensors: Tensor, adapted: Tensor, weight_decay: float) -> Tensor:
+def spread_decays(chunk_tensors: Tensor, adapted: Tensor, weight_decay: float) -> Tensor:
+    """The weight decay of each chunk, (chunks, 1) fp32: 0 where a tensor is not adapted."""
     return (weight_decay * adapted)[chunk_tensors.long(), None]
 
 
-def _compute_updates(
+def compute_updates(
     master: Tensor,
     means: Tensor,
     squares: Tensor,
@@ -91,7 +59,7 @@ def _compute_updates(
     corrections: Tensor,
     eps: float,
 ) -> Tensor:
-    """(m / c1) / (sqrt(v / c2) + eps) + d w, (n,) fp32."""
+    """The update before trust ratio and rate, (m / c1) / (sqrt(v / c2) + eps) + d w: (n,) fp32."""
     first, second = corrections.unbind(0)
     updates = (means / first) / ((squares / second).sqrt() + eps)
     decayed = decays * master.view(decays.numel(), -1)

@@ -1,0 +1,52 @@
+"""Kinds of work and the least time they can take, against sums by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.operation_counts import KINDS, OTHER, OperationFloor, count_floor, name_kind
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("convolution_backward", "convolution"),
+        ("sm90_xmma_dgrad_implicit_gemm_f16", "convolution"),
+        ("sm90_xmma_gemm_bf16bf16", "matrix product"),
+        ("addmm", "matrix product"),
+        ("native_batch_norm_backward", "normalisation"),
+        ("ncclDevKernel_AllReduce_Sum_bf16_RING_LL", "communication"),
+        ("_flash_attention_forward", "attention"),
+        ("_foreach_copy_", "gradients and update"),
+        ("cross_entropy_loss", "loss"),
+        ("Memcpy DtoD (Device -> Device)", "memory"),
+        ("relu_", OTHER),
+    ],
+)
+def test_names_have_their_kind(name: str, kind: str) -> None:
+    assert kind in {*KINDS, OTHER}
+    assert name_kind(name) == kind
+
+
+def test_the_floor_is_the_larger_of_both_limits() -> None:
+    a, b = torch.ones(8, 16), torch.ones(16, 4)
+    flops, moved = 2 * 8 * 16 * 4, 4 * (8 * 16 + 16 * 4 + 8 * 4)
+    assert count_floor(lambda: a @ b, 1.0, 1e9) == {"matrix product": flops}
+    assert count_floor(lambda: a @ b, 1e9, 1.0) == {"matrix product": moved}
+
+
+def test_views_and_reservations_cost_nothing() -> None:
+    a = torch.ones(8, 16)
+    with OperationFloor(1.0, 1.0) as floor:
+        a.view(16, 8).t()
+        torch.empty(5)
+    assert not floor.seconds and not floor.operations
+
+
+def test_backward_is_counted() -> None:
+    a = torch.ones(8, 16, requires_grad=True)
+    b = torch.ones(16, 4, requires_grad=True)
+    forward = count_floor(lambda: a @ b, 1.0, 1e18)["matrix product"]
+    both = count_floor(lambda: (a @ b).sum().backward(), 1.0, 1e18)["matrix product"]
+    assert both == 3 * forward

@@ -1,0 +1,57 @@
+"""The profile of a step: a trace that can be loaded and a table whose shares add up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness import step_profile
+from harness.commands import InputError
+from harness.step_profile import describe_profile, find_reachable, profile_steps
+
+CPU = torch.device("cpu")
+
+
+def run() -> None:
+    a = torch.ones(64, 64, requires_grad=True)
+    torch.relu(a @ a).sum().backward()
+
+
+def test_trace_and_table_are_written(tmp_path: Path) -> None:
+    found = profile_steps(run, run, CPU, tmp_path / "new" / "folder")
+    files = sorted(file.name for file in (tmp_path / "new" / "folder").iterdir())
+    assert files == ["profile.json", "trace.json"]
+    trace = json.loads((tmp_path / "new" / "folder" / "trace.json").read_text())
+    assert any("mm" in event.get("name", "") for event in trace["traceEvents"])
+    assert json.loads((tmp_path / "new" / "folder" / "profile.json").read_text()) == found
+    kinds = {row["kind"]: row for row in found["kinds"]}
+    assert kinds["matrix product"]["calls"] >= 3
+    assert sum(row["share"] for row in found["kinds"]) == pytest.approx(1)
+    assert sum(row["seconds"] for row in found["kinds"]) == pytest.approx(found["seconds"])
+    # Nobody has said what this processor reaches, so nothing is claimed of a floor.
+    assert all(row["floor_seconds"] is None for row in found["kinds"])
+    assert "unknown" in describe_profile(found)
+
+
+def test_a_known_device_has_a_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_profile, "describe_device", lambda _: "NVIDIA H200")
+    found = profile_steps(run, run, CPU, tmp_path)
+    kinds: dict[str, Any] = {row["kind"]: row for row in found["kinds"]}
+    flops, moved = 2 * 64**3, 3 * 4 * 64**2
+    floor = kinds["matrix product"]["floor_seconds"]
+    assert floor == pytest.approx(3 * max(flops / 790e12, moved / 4.3e12))
+
+
+def test_names_of_gpus() -> None:
+    assert find_reachable("NVIDIA H100 80GB HBM3") == (750e12, 3.0e12)
+    assert find_reachable("cpu, 2 thread(s)") is None
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"--profile .*file.* name another folder"):
+        profile_steps(run, run, CPU, tmp_path / "file")
