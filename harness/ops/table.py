@@ -36,9 +36,18 @@ TABLE: dict[str, dict[str, str]] = {
         "torch": "harness.ops.label_smoothed_cross_entropy:label_smoothed_cross_entropy",
         "triton": "harness.ops.label_smoothed_cross_entropy_triton:label_smoothed_cross_entropy",
     },
-    "lars_update": {"torch": "harness.ops.lars_update:lars_update"},
-    "lamb_moments": {"torch": "harness.ops.lamb_moments:lamb_moments"},
-    "lamb_apply": {"torch": "harness.ops.lamb_apply:lamb_apply"},
+    "lars_update": {
+        "torch": "harness.ops.lars_update:lars_update",
+        "triton": "harness.ops.lars_update_triton:lars_update",
+    },
+    "lamb_moments": {
+        "torch": "harness.ops.lamb_moments:lamb_moments",
+        "triton": "harness.ops.lamb_triton:lamb_moments",
+    },
+    "lamb_apply": {
+        "torch": "harness.ops.lamb_apply:lamb_apply",
+        "triton": "harness.ops.lamb_triton:lamb_apply",
+    },
     "query_key_value": {"torch": "harness.ops.query_key_value:query_key_value"},
     "varlen_attention": {"torch": "harness.ops.varlen_attention:varlen_attention"},
     "bias_gelu": {"torch": "harness.ops.bias_gelu:bias_gelu"},

@@ -18,8 +18,12 @@ from harness.ops.kernels import Record, record_launches
 from harness.ops.table import resolve
 
 # "module:kernel" -> why its accesses are narrower than 16 bytes a thread.
-NARROW_LOADS: dict[str, str] = {}
+NARROW_LOADS: dict[str, str] = {
+    "chunk_sums_triton:sum_kernel": "two numbers a chunk of 256 elements",
+}
 NARROW_STORES = {
+    "lars_update_triton:norms_kernel": "two numbers a chunk of 256 elements",
+    "chunk_sums_triton:sum_kernel": "two numbers a tensor",
     "label_smoothed_cross_entropy_triton:forward_kernel": "two numbers a row of logits",
 }
 
@@ -137,12 +141,50 @@ def run_batch_norm(operation: str, shapes: list[tuple[int, int]], dtype: torch.d
                 torch.autograd.backward(used, gradients, retain_graph=True)
 
 
+# Chunks of ResNet-50's convolutions and of a 32nd of BERT-large, and elements of each.
+CHUNKS, CHUNK, TENSORS = (99_833, 41_045), 256, 160
+
+
+def make_pool(dtype: torch.dtype, chunks: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Buffers (fp32, and one of the model's type) and tables of a pool."""
+    length = chunks * CHUNK
+    wide = [torch.empty(length, device=META) for _ in range(3)]
+    tables = [
+        torch.empty(chunks, dtype=torch.int32, device=META),
+        torch.empty(TENSORS, 2, dtype=torch.int32, device=META),
+        torch.empty(TENSORS, device=META),
+    ]
+    return [*wide, torch.empty(length, dtype=dtype, device=META)], tables
+
+
+def run_lars(dtype: torch.dtype) -> None:
+    update = resolve("lars_update", "triton")
+    (master, momenta, _, short), tables = make_pool(dtype, CHUNKS[0])
+    copy = None if dtype == torch.float32 else short
+    for adapted in (True, False):
+        rate = torch.empty(1, device=META)
+        update(master, momenta, short, copy, *tables, adapted, rate, 0.9, 5e-5, 1e-3, 0.0, 1.0)
+
+
+def run_lamb(dtype: torch.dtype) -> None:
+    moments, apply = resolve("lamb_moments", "triton"), resolve("lamb_apply", "triton")
+    (master, means, squares, short), tables = make_pool(dtype, CHUNKS[1])
+    one, flag = torch.empty(1, device=META), torch.empty(1, dtype=torch.bool, device=META)
+    two = torch.empty(2, device=META)
+    numbers = (0.6, 0.85, 1e-6, 0.1)
+    sums = moments(master, means, squares, short, *tables, one, flag, two, *numbers)
+    copy = None if dtype == torch.float32 else short
+    apply(master, means, squares, copy, tables[0], tables[2], sums, flag, one, two, *numbers[2:])
+
+
 # name -> what starts the kernels, and with which types of activations
 CASES: dict[str, tuple[Callable[[torch.dtype], None], tuple[torch.dtype, ...]]] = {
     "label_smoothed_cross_entropy": (run_cross_entropy, (*FULL, *SHORT)),
     "batch_norm": (partial(run_batch_norm, "batch_norm", WITH_RESIDUAL), SHORT),
     "batch_norm_relu": (partial(run_batch_norm, "batch_norm_relu", WITH_RELU), SHORT),
     "batch_norm_add_relu": (partial(run_batch_norm, "batch_norm_add_relu", WITH_RESIDUAL), SHORT),
+    "lars_update": (run_lars, (*FULL, *SHORT)),
+    "lamb": (run_lamb, (*FULL, *SHORT)),
     "batch_norm in fp32": (partial(run_batch_norm, "batch_norm", WITH_RESIDUAL[:1]), FULL),
     "batch_norm_add_relu in fp32": (
         partial(run_batch_norm, "batch_norm_add_relu", WITH_RESIDUAL[:1]),
