@@ -65,7 +65,8 @@ class Pool:
     `owned`: all of the pool, or its share of each bucket where the pool is sharded. For the owned
     elements there are master (fp32), owned_gradients and owned_weights (of the pool's type), and
     chunk_tensors: (owned / CHUNK,) int32, the tensor of each chunk; tensor number `tensors` is
-    what fills a bucket up. adapted: (tensors + 1,) fp32, 1 for a tensor with decay and trust
+    what fills a bucket up. tensor_chunks: (tensors + 1, 2) int32, the first of each tensor's
+    chunks among them and the one behind its last. adapted: (tensors + 1,) fp32, 1 for a tensor with decay and trust
     ratio; any_adapted says whether there is one. Where nothing is sharded the owned buffers are
     the whole ones, and in fp32 master is weights itself.
     """
@@ -94,7 +95,9 @@ class Pool:
         chunk_tensors = torch.full((self.length // CHUNK,), self.tensors, dtype=torch.int32)
         for number, placed in enumerate(self.placed):
             chunk_tensors[placed.start // CHUNK : -(-placed.stop // CHUNK)] = number
-        self.chunk_tensors = self.take_owned(chunk_tensors, CHUNK).to(device)
+        owned = self.take_owned(chunk_tensors, CHUNK)
+        self.chunk_tensors = owned.to(device)
+        self.tensor_chunks = _find_ranges(owned, self.tensors + 1).to(device)
         whole = torch.zeros(self.length, device=device)
         for placed in self.placed:
             whole[placed.start : placed.stop] = flatten_dense(placed.parameter.detach())
@@ -150,6 +153,19 @@ def _lay_out(
             buckets.append(Bucket(start, position, tuple(placed)))
             start, placed = position, []
     return buckets
+
+
+def _find_ranges(chunk_tensors: Tensor, tensors: int) -> Tensor:
+    """First and last + 1 of the chunks of each tensor, which lie together; (0, 0) for none.
+
+    What fills buckets up, the last number, lies in many places: it has no range either.
+    """
+    ranges = torch.zeros(tensors, 2, dtype=torch.int32)
+    numbers, counts = torch.unique_consecutive(chunk_tensors, return_counts=True)
+    stops = counts.cumsum(0)
+    ranges[numbers.long()] = torch.stack([stops - counts, stops], 1).int()
+    ranges[-1] = 0
+    return ranges
 
 
 class FlatParameters:

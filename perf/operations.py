@@ -3,7 +3,7 @@
 `python -m perf.operations [--benchmark resnet|bert]` runs the trainer's own step on tensors that
 have a shape and a type but no memory, and counts what is dispatched: one operation is about one
 kernel launch of a GPU without graphs; its bytes are the tensors it reads and writes; views and
-allocations are free. It finds lost fusion, casts, copies and padding; it says nothing of how fast a
+allocations are free. Each launch of a Triton kernel of ours is an operation `harness::...`. It finds lost fusion, casts, copies and padding; it says nothing of how fast a
 kernel is. The dispatcher sees a CPU, so attention with dropout appears in its unfused form.
 """
 
@@ -69,14 +69,20 @@ class _Counting(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
+        # What is written in place and not returned has been read too: it counts twice.
+        written = [
+            value
+            for value, argument in zip(args, func._schema.arguments, strict=False)
+            if not func._schema.returns and argument.alias_info and argument.alias_info.is_write
+        ]
         aliases = [value.alias_info for value in func._schema.returns]
         is_view = any(alias is not None and not alias.is_write for alias in aliases)
-        if func.namespace == "aten" and not is_view and name not in FREE:
+        if func.namespace in ("aten", "harness") and not is_view and name not in FREE:
             self.operations[name] += 1
             # An operation in place reads and writes the same tensor: it counts for both.
             self.bytes[name] += sum(
                 leaf.numel() * leaf.element_size()
-                for leaf in tree_leaves((args, kwargs, result))
+                for leaf in tree_leaves((args, kwargs, result, written))
                 if isinstance(leaf, torch.Tensor)
             )
         return result

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +59,7 @@ class Operations:
 
     batch_norm: Callable[..., Tensor]
     batch_norm_relu: Callable[..., Tensor]
-    batch_norm_add_relu: Callable[..., Tensor]
+    batch_norm_add_relu: Callable[..., tuple[Tensor, Tensor]]
     label_smoothed_cross_entropy: Callable[..., Tensor]
     lars_update: Callable[..., None]
 
@@ -69,7 +70,7 @@ class BatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, operation: Callable[..., Tensor]) -> None:
+    def __init__(self, channels: int, operation: Callable[..., Any]) -> None:
         super().__init__()
         self.operation = operation
         self.weight = nn.Parameter(torch.ones(channels))
@@ -77,8 +78,11 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Apply the operation to x, or to x and the residual: each (N, C, H, W)."""
+    def forward(self, *inputs: Tensor) -> Any:
+        """Apply the operation to x, or to x and the residual: each (N, C, H, W).
+
+        Returns what the operation does: one tensor, or with the residual one tensor twice.
+        """
         return self.operation(
             *inputs,
             self.weight,
@@ -117,14 +121,19 @@ class Bottleneck(nn.Module):
         self.conv1sc = convolution(in_channels, out_channels, 1, stride) if project else None
         self.bnsc = BatchNorm(out_channels, operations.batch_norm) if project else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (N, in_channels, H, W) -> (N, 4 width, H / stride, W / stride)."""
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """One tensor twice, for the convolutions and for the shortcut, to one tensor twice.
+
+        (N, in_channels, H, W) -> (N, 4 width, H / stride, W / stride).
+        """
+        x, shortcut = inputs
         y = self.bn1(self.conv1(x))
         y = self.bn2(self.conv2(y))
         y = self.conv3(y)
         if self.conv1sc is not None and self.bnsc is not None:
-            x = self.bnsc(self.conv1sc(x))
-        return self.bn3(y, x)
+            shortcut = self.bnsc(self.conv1sc(shortcut))
+        outputs: tuple[Tensor, Tensor] = self.bn3(y, shortcut)
+        return outputs
 
 
 class ResNet(nn.Module):
@@ -161,8 +170,10 @@ class ResNet(nn.Module):
         x = images.contiguous(memory_format=torch.channels_last)
         x = self.bn0(self.conv0(x))
         x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
-        x = self.stage4(self.stage3(self.stage2(self.stage1(x))))
-        return self.fc1(x.mean((2, 3))).float()
+        x, _ = self.stage4(self.stage3(self.stage2(self.stage1((x, x)))))
+        # (N, H W, C): the mean's gradient then has the strides of x, which kernels rely on.
+        x = x.permute(0, 2, 3, 1).flatten(1, 2)
+        return self.fc1(x.mean(1)).float()
 
     def adapted_parameters(self) -> list[nn.Parameter]:
         """Parameters with weight decay and trust ratio: convolution and fully connected weights."""

@@ -17,12 +17,16 @@ def batch_norm_add_relu(
     training: bool,
     momentum: float,
     eps: float,
-) -> Tensor:
-    """relu(batch_norm(x) + residual), the end of a residual block.
+) -> tuple[Tensor, Tensor]:
+    """relu(batch_norm(x) + residual), the end of a residual block: one tensor, returned twice.
+
+    The next block takes the one for its convolutions and the other for its shortcut, so that a
+    provider can add up the two gradients where it reads them; here autograd does.
 
     residual: shape and type of x, left as it is. Other arguments, shapes and types as
     harness.ops.batch_norm. Source: the bottleneck of He et al. 2015, figure 5.
     """
     y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     # In place: the normalisation's backward needs its input, not this output.
-    return torch.relu_(y.add_(residual))
+    y = torch.relu_(y.add_(residual))
+    return y, y

@@ -15,6 +15,7 @@ def lamb_moments(
     squares: Tensor,
     gradients: Tensor,
     chunk_tensors: Tensor,
+    tensor_chunks: Tensor,
     adapted: Tensor,
     factor: Tensor,
     overflow: Tensor,
@@ -29,10 +30,12 @@ def lamb_moments(
     master, means, squares: (n,) fp32, the moments changed in place; gradients: (n,) of any type;
     factor: (1,) fp32, what a gradient is multiplied by (clipping and the undoing of its scale);
     overflow: (1,) bool, True to change nothing; corrections: (2,) fp32, 1 - beta1^t and
-    1 - beta2^t; chunk_tensors: (n / chunk,) int32; adapted: (tensors,) fp32, 1 or 0. Returns
+    1 - beta2^t; chunk_tensors: (n / chunk,) int32; tensor_chunks: (tensors, 2) int32, the
+    chunks of each, from the first to before the second; adapted: (tensors,) fp32, 1 or 0. Returns
     (tensors, 2) fp32: of each tensor the sum over these elements of the squared weight and of the
     squared update. Source: as harness.optimizers.LAMB.
     """
+    del tensor_chunks  # sums by chunk_tensors need no ranges
     scaled = gradients.float() * factor
     means.copy_(torch.where(overflow, means, beta1 * means + (1 - beta1) * scaled))
     moved = beta2 * squares + (1 - beta2) * scaled.square()

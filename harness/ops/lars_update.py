@@ -12,6 +12,7 @@ def lars_update(
     gradients: Tensor,
     weights: Tensor | None,
     chunk_tensors: Tensor,
+    tensor_chunks: Tensor,
     adapted: Tensor,
     any_adapted: bool,
     learning_rate: Tensor,
@@ -26,11 +27,13 @@ def lars_update(
     master, momenta: (n,) fp32; gradients: (n,) of any type, gradient_scale times the gradient of
     the mean loss; weights: (n,) the model's copy in 16 bit, written anew, or None where master is
     what the model sees; chunk_tensors: (n / chunk,) int32, the tensor that each run of `chunk`
-    elements belongs to; adapted: (tensors,) fp32, 1 where decay and trust ratio apply, else 0,
+    elements belongs to; tensor_chunks: (tensors, 2) int32, the chunks of each, from the first to
+    before the second; adapted: (tensors,) fp32, 1 where decay and trust ratio apply, else 0,
     and any_adapted False where it is 0 throughout, so that no norm is needed;
     learning_rate: (1,) fp32 on the device. Norms are over whole tensors. Nothing waits for the
     device. Source: as harness.optimizers.LARS, form A.
     """
+    del tensor_chunks  # sums by chunk_tensors need no ranges
     chunks = chunk_tensors.numel()
     numbers = chunk_tensors.long()
     master_c, momenta_c = master.view(chunks, -1), momenta.view(chunks, -1)

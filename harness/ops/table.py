@@ -20,15 +20,34 @@ PROVIDERS = ("torch", "triton", "apex", "te")
 
 # operation -> provider -> "module:function"
 TABLE: dict[str, dict[str, str]] = {
-    "batch_norm": {"torch": "harness.ops.batch_norm:batch_norm"},
-    "batch_norm_relu": {"torch": "harness.ops.batch_norm_relu:batch_norm_relu"},
-    "batch_norm_add_relu": {"torch": "harness.ops.batch_norm_add_relu:batch_norm_add_relu"},
-    "label_smoothed_cross_entropy": {
-        "torch": "harness.ops.label_smoothed_cross_entropy:label_smoothed_cross_entropy"
+    "batch_norm": {
+        "torch": "harness.ops.batch_norm:batch_norm",
+        "triton": "harness.ops.batch_norm_triton:batch_norm",
     },
-    "lars_update": {"torch": "harness.ops.lars_update:lars_update"},
-    "lamb_moments": {"torch": "harness.ops.lamb_moments:lamb_moments"},
-    "lamb_apply": {"torch": "harness.ops.lamb_apply:lamb_apply"},
+    "batch_norm_relu": {
+        "torch": "harness.ops.batch_norm_relu:batch_norm_relu",
+        "triton": "harness.ops.batch_norm_triton:batch_norm_relu",
+    },
+    "batch_norm_add_relu": {
+        "torch": "harness.ops.batch_norm_add_relu:batch_norm_add_relu",
+        "triton": "harness.ops.batch_norm_triton:batch_norm_add_relu",
+    },
+    "label_smoothed_cross_entropy": {
+        "torch": "harness.ops.label_smoothed_cross_entropy:label_smoothed_cross_entropy",
+        "triton": "harness.ops.label_smoothed_cross_entropy_triton:label_smoothed_cross_entropy",
+    },
+    "lars_update": {
+        "torch": "harness.ops.lars_update:lars_update",
+        "triton": "harness.ops.lars_update_triton:lars_update",
+    },
+    "lamb_moments": {
+        "torch": "harness.ops.lamb_moments:lamb_moments",
+        "triton": "harness.ops.lamb_triton:lamb_moments",
+    },
+    "lamb_apply": {
+        "torch": "harness.ops.lamb_apply:lamb_apply",
+        "triton": "harness.ops.lamb_triton:lamb_apply",
+    },
     "query_key_value": {"torch": "harness.ops.query_key_value:query_key_value"},
     "varlen_attention": {"torch": "harness.ops.varlen_attention:varlen_attention"},
     "bias_gelu": {"torch": "harness.ops.bias_gelu:bias_gelu"},

@@ -73,7 +73,7 @@ class FlatLAMB:
         for pool, means, squares in pools:
             some = self.operations.moments(
                 pool.master, means, squares, pool.owned_gradients, pool.chunk_tensors,
-                pool.adapted, factor, overflow, corrections, *self.betas, self.eps,
+                pool.tensor_chunks, pool.adapted, factor, overflow, corrections, *self.betas, self.eps,
                 self.weight_decay,
             )  # fmt: skip
             if pool.sharded:

@@ -51,6 +51,7 @@ class FlatLARS:
                 pool.owned_gradients,
                 None if pool.master is pool.owned_weights else pool.owned_weights,
                 pool.chunk_tensors,
+                pool.tensor_chunks,
                 pool.adapted,
                 pool.any_adapted,
                 learning_rate,

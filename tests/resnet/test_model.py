@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.ops import resolve_operations
+from harness.ops import resolve, resolve_operations
 from resnet.model import ModelConfig, Operations, ResNet, batch_norm_buffers
 
 FIFTY: dict[str, Any] = {
@@ -130,6 +131,30 @@ def test_forward_gradients_and_statistics_are_those_of_stock_modules() -> None:
         assert not torch.equal(mine, torch.zeros_like(mine))
 
 
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is for Linux on x86_64 alone")
+@pytest.mark.parametrize("training", [True, False])
+def test_kernels_of_our_own_give_the_logits_gradients_and_statistics(training: bool) -> None:
+    """In fp32, with the kernels interpreted: what is left is the order of the sums."""
+    names = dict.fromkeys(Operations.__dataclass_fields__, "triton") | {"lars_update": "torch"}
+    plain = tiny(2)
+    fused = ResNet(plain.config, resolve_operations(Operations, names))
+    fused.load_state_dict(plain.state_dict())
+    torch.manual_seed(3)
+    images, labels = torch.randn(3, 3, 40, 40), torch.tensor([1, 6, 0])
+    seen = []
+    for model in (fused, plain):
+        model.train(training)
+        provider = "triton" if model is fused else "torch"
+        logits = model(images)
+        kept = logits.detach().clone()
+        resolve("label_smoothed_cross_entropy", provider)(logits, labels, 0.1).backward()
+        gradients = [parameter.grad for parameter in model.parameters()]
+        seen.append([kept, *gradients, *batch_norm_buffers(model)])
+    for mine, other in zip(*seen, strict=True):
+        assert mine is not None and other is not None
+        assert (mine - other).norm() <= 1e-4 * other.norm() + 1e-6
+
+
 def test_evaluation_uses_and_keeps_the_running_statistics() -> None:
     model, reference = pair(5)
     for _ in range(3):
@@ -234,7 +259,7 @@ def test_weights_and_activations_lie_channels_last() -> None:
     assert model.conv0.weight.is_contiguous(memory_format=last)
     assert not model.conv0.weight.is_contiguous()
     seen: list[Tensor] = []
-    model.stage2.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model.stage2.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
     model(torch.randn(2, 3, 64, 64))
     assert seen[0].is_contiguous(memory_format=last)
 
