@@ -66,9 +66,9 @@ class Pool:
     elements there are master (fp32), owned_gradients and owned_weights (of the pool's type), and
     chunk_tensors: (owned / CHUNK,) int32, the tensor of each chunk; tensor number `tensors` is
     what fills a bucket up. tensor_chunks: (tensors + 1, 2) int32, the first of each tensor's
-    chunks among them and the one behind its last. adapted: (tensors + 1,) fp32, 1 for a tensor with decay and trust
-    ratio; any_adapted says whether there is one. Where nothing is sharded the owned buffers are
-    the whole ones, and in fp32 master is weights itself.
+    chunks among them and the one behind its last. adapted: (tensors + 1,) fp32, 1 for a tensor
+    with decay and trust ratio; any_adapted says whether there is one. Where nothing is sharded the
+    owned buffers are the whole ones, and in fp32 master is weights itself.
     """
 
     def __init__(

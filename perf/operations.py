@@ -3,8 +3,9 @@
 `python -m perf.operations [--benchmark resnet|bert]` runs the trainer's own step on tensors that
 have a shape and a type but no memory, and counts what is dispatched: one operation is about one
 kernel launch of a GPU without graphs; its bytes are the tensors it reads and writes; views and
-allocations are free. Each launch of a Triton kernel of ours is an operation `harness::...`. It finds lost fusion, casts, copies and padding; it says nothing of how fast a
-kernel is. The dispatcher sees a CPU, so attention with dropout appears in its unfused form.
+allocations are free. Each launch of a Triton kernel of ours is an operation `harness::...`. It
+finds lost fusion, casts, copies and padding; it says nothing of how fast a kernel is. The
+dispatcher sees a CPU, so attention with dropout appears in its unfused form.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Triton kernels of batch normalisation over channels-last tensors, and how each is started.
 
-A (N, C, H, W) tensor with channels_last strides is a contiguous matrix of rows = N H W by C. Each way
-takes two passes over it: forward `statistics` (and the small `finalize`), then `apply`; backward
-`reduce` (and the small `finalize_backward`), then `input_gradient`. Sums are taken in fp32 in a
-fixed order, without atomics, so that equal inputs give equal bits.
+A (N, C, H, W) tensor with channels_last strides is a contiguous matrix of rows = N H W by C. Each
+way takes two passes over it: forward `statistics` (and the small `finalize`), then `apply`;
+backward `reduce` (and the small `finalize_backward`), then `input_gradient`. Sums are taken in fp32
+in a fixed order, without atomics, so that equal inputs give equal bits.
 
 The first pass sweeps the rows from top to bottom, all programs abreast; the second from bottom to
 top, so that what the first has left in the L2 cache is read there.
@@ -366,7 +366,7 @@ def input_gradient_kernel(
     masked: tl.constexpr,
     relu: tl.constexpr,
 ):
-    """g weight / deviation + (x - mean) slope + offset, with g as in reduce_kernel. Grid: apply's."""
+    """g weight / deviation + (x - mean) slope + offset, g as in reduce_kernel; apply's grid."""
     channel = tl.program_id(0) * block_channels + tl.arange(0, block_channels)
     center = load_channels(mean, channel, channels, masked)
     scale = load_channels(weight, channel, channels, masked)

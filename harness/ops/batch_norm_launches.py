@@ -198,7 +198,8 @@ def _input_gradient(
 statistics = register_operation("batch_norm_statistics(Tensor x) -> (Tensor, Tensor)", _statistics)
 finalize = register_operation(
     "batch_norm_finalize(Tensor means, Tensor squares, Tensor(a!) running_mean, "
-    "Tensor(b!) running_var, int rows, int tile_rows, float momentum, float eps) -> (Tensor, Tensor)",
+    "Tensor(b!) running_var, int rows, int tile_rows, float momentum, float eps) -> "
+    "(Tensor, Tensor)",
     _finalize,
 )
 apply = register_operation(

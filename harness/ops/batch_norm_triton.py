@@ -1,12 +1,12 @@
 """Batch normalisation, with ReLU, with residual and ReLU: two passes each way, by our own kernels.
 
-Three launches forward in training (statistics, merge, apply), one in evaluation, three backward. What
-moves, in elements of x (2 bytes each in 16 bit):
+Three launches forward in training (statistics, merge, apply), one in evaluation, three backward.
+What moves, in elements of x (2 bytes each in 16 bit):
 
 | operation | forward | backward |
 |---|---|---|
-| batch_norm, batch_norm_relu | reads 2, writes 1 | reads 4, writes 1: x tells where the ReLU was zero |
-| batch_norm_add_relu | reads 3, writes 1 1/16 | reads 4 1/16 (5 1/16 with two gradients), writes 2 |
+| batch_norm, batch_norm_relu | reads 2, writes 1 | reads 4, writes 1: x tells where y was 0 |
+| batch_norm_add_relu | reads 3, writes 1 1/16 | reads 4 1/16, writes 2; 1 more to add gradients |
 """
 
 from __future__ import annotations

@@ -29,12 +29,13 @@ def sum_kernel(partials, tensor_chunks, sums, block: tl.constexpr):
     tensor = tl.program_id(0)
     first = tl.load(tensor_chunks + 2 * tensor)
     last = tl.load(tensor_chunks + 2 * tensor + 1)
-    column = tl.arange(0, 2)[None, :]
-    total = tl.zeros((block, 2), tl.float32)
+    number = tl.arange(0, 2 * block)
+    total = tl.zeros((2 * block,), tl.float32)
     for start in range(first, last, block):
-        chunk = start + tl.arange(0, block)[:, None]
-        total += tl.load(partials + 2 * chunk.to(tl.int64) + column, chunk < last, other=0.0)
-    tl.store(sums + 2 * tensor + tl.arange(0, 2), tl.sum(total, 0))
+        place = partials + 2 * start  # 32 bits reach 2^30 chunks
+        total += tl.load(place + number, number < 2 * (last - start), other=0.0)
+    both = tl.sum(tl.reshape(total, (block, 2)), 0)
+    tl.store(sums + 2 * tensor + tl.arange(0, 2), both)
 
 
 def _sum_chunks(partials: Tensor, tensor_chunks: Tensor) -> Tensor:

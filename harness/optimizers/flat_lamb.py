@@ -73,8 +73,8 @@ class FlatLAMB:
         for pool, means, squares in pools:
             some = self.operations.moments(
                 pool.master, means, squares, pool.owned_gradients, pool.chunk_tensors,
-                pool.tensor_chunks, pool.adapted, factor, overflow, corrections, *self.betas, self.eps,
-                self.weight_decay,
+                pool.tensor_chunks, pool.adapted, factor, overflow, corrections, *self.betas,
+                self.eps, self.weight_decay,
             )  # fmt: skip
             if pool.sharded:
                 dist.all_reduce(some)

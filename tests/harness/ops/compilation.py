@@ -26,7 +26,25 @@ from tests.harness.ops.kernel_variants import Variant, list_variants
 ARCHITECTURES = (80, 90, 100)  # A100, H100 and H200, B200
 ACCESS = re.compile(r"\b(ld|st)\.global(?:\.[\w:]+?)*?(?:\.v(\d))?\.b(\d+)\b")
 SCALAR = re.compile(r"\btt\.(load|store) .*: !tt\.ptr<[a-z]+(\d+)>")
+LAYOUT = re.compile(r"(#\w+) = #ttg\.blocked<\{sizePerThread = \[([\d, ]+)\]")
+TILE = re.compile(r"\btt\.(load|store) .*: tensor<([\dx]+)x!tt\.ptr<[a-z]+(\d+)>, (#\w+)>")
 COPY = re.compile(r"\bcp\.async\.c[ag]\.shared\.global\s+\[[^]]*\],\s*\[[^]]*\],\s*(\w+)")
+
+
+def read_tiles(ttgir: str) -> dict[str, list[int]]:
+    """Bytes that one thread moves at a time of every tile: {"load": [...], "store": [...]}.
+
+    A tile has two dimensions and more than bytes for elements: activations and weights, not the
+    vectors beside them that a program reads once.
+    """
+    layouts = {
+        name: [int(size) for size in sizes.split(",")] for name, sizes in LAYOUT.findall(ttgir)
+    }
+    widths: dict[str, list[int]] = {"load": [], "store": []}
+    for kind, shape, bits, layout in TILE.findall(ttgir):
+        if shape.count("x") >= 1 and int(bits) > 8:
+            widths[kind].append(min(layouts[layout][-1] * int(bits) // 8, 16))
+    return widths
 
 
 def read_accesses(ptx: str, ttgir: str) -> tuple[dict[int, int], dict[int, int]]:
@@ -79,7 +97,9 @@ def compile_variant(variant: Variant, architecture: int) -> dict[str, Any]:
     loads, stores = read_accesses(compiled.asm["ptx"], compiled.asm["ttgir"])
     resources = read_resources(compiled.asm["cubin"])
     resources["shared_bytes"] = max(resources["shared_bytes"], compiled.metadata.shared)
-    return {**resources, "loads": loads, "stores": stores, "threads": 32 * variant.warps}
+    tiles = read_tiles(compiled.asm["ttgir"])
+    threads = 32 * variant.warps
+    return {**resources, "loads": loads, "stores": stores, "tiles": tiles, "threads": threads}
 
 
 def compile_one(task: tuple[int, int]) -> tuple[str, dict[str, Any]]:

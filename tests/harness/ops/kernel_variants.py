@@ -18,10 +18,12 @@ from harness.ops.kernels import Record, record_launches
 from harness.ops.table import resolve
 
 # "module:kernel" -> why its accesses are narrower than 16 bytes a thread.
-NARROW_LOADS: dict[str, str] = {
-    "chunk_sums_triton:sum_kernel": "two numbers a chunk of 256 elements",
-}
+NARROW_LOADS: dict[str, str] = {}
 NARROW_STORES = {
+    "batch_norm_kernels:statistics_kernel": "two numbers a channel and part",
+    "batch_norm_kernels:finalize_kernel": "four numbers a channel",
+    "batch_norm_kernels:reduce_kernel": "two numbers a channel and part, beside the wide tiles",
+    "batch_norm_kernels:finalize_backward_kernel": "four numbers a channel",
     "lars_update_triton:norms_kernel": "two numbers a chunk of 256 elements",
     "chunk_sums_triton:sum_kernel": "two numbers a tensor",
     "label_smoothed_cross_entropy_triton:forward_kernel": "two numbers a row of logits",

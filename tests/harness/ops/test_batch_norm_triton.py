@@ -11,14 +11,14 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is published for Linux on x86_64 alone")
 
-from harness.commands import InputError  # noqa: E402
-from harness.ops import batch_norm_launches as launches  # noqa: E402
-from harness.ops.kernels import record_launches  # noqa: E402
-from harness.ops.table import resolve  # noqa: E402
+from harness.commands import InputError
+from harness.ops import batch_norm_launches as launches
+from harness.ops.kernels import record_launches
+from harness.ops.table import resolve
 
 OPERATIONS = ["batch_norm", "batch_norm_relu", "batch_norm_add_relu"]
-# Relative errors, in the norm: activations are rounded to their type once on the way forward; on the
-# way back twice where the residual's gradient is made. Parameters, statistics: sums in fp32.
+# Relative errors, in the norm: activations are rounded to their type once on the way forward; on
+# the way back twice where the residual's gradient is made. Parameters, statistics: sums in fp32.
 ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2.5e-3, torch.float16: 3e-4}
 SUMS = {torch.float32: 2e-6, torch.bfloat16: 2.5e-3, torch.float16: 3e-4}
 # Rows that no tile divides; channels below, between and above the tiles; more channels than rows.
@@ -210,7 +210,7 @@ def make_arguments(
 ) -> dict[str, Any]:
     x = [channels_last(torch.randn(shape, device=device)) for _ in range(count)]
     vectors = [torch.ones(shape[1], device=device) for _ in range(4)]
-    names = ["x", "residual"][:count] + ["weight", "bias", "running_mean", "running_var"]
+    names = [*["x", "residual"][:count], "weight", "bias", "running_mean", "running_var"]
     return dict(zip(names, x + vectors, strict=True)) | {
         "training": True,
         "momentum": MOMENTUM,

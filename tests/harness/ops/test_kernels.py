@@ -23,7 +23,7 @@ if (sys.platform, platform.machine()) != ("linux", "x86_64"):
 
 from harness.commands import InputError  # noqa: E402
 from harness.ops.kernels import Launch, divide_up, record_launches, round_up_to_power  # noqa: E402
-from tests.harness.ops.compilation import ARCHITECTURES, read_accesses  # noqa: E402
+from tests.harness.ops.compilation import ARCHITECTURES, read_accesses, read_tiles  # noqa: E402
 from tests.harness.ops.kernel_variants import (  # noqa: E402
     NARROW_LOADS,
     NARROW_STORES,
@@ -66,10 +66,15 @@ def test_a_variant_fits_its_registers_and_moves_vectors(
     assert result["stack_bytes"] == result["local_bytes"] == 0, "registers are spilled"
     assert result["registers"] <= MOST_REGISTERS
     assert result["shared_bytes"] <= 48 * 1024  # the default of a program on every architecture
+    for kind, accesses in (("load", result["loads"]), ("store", result["stores"])):
+        tiles = result["tiles"][kind]
+        assert all(width == 16 for width in tiles), (kind, tiles)
+        # What the layouts promise is what the machine's text has.
+        assert accesses.get("16", 0) >= len(tiles), (kind, tiles, accesses)
     kernel = f"{variant.kernel.fn.__module__.rsplit('.', 1)[-1]}:{variant.kernel.fn.__name__}"
-    if kernel not in NARROW_LOADS:
+    if kernel not in NARROW_LOADS and not result["tiles"]["load"]:
         assert wide_share(result["loads"]) >= 0.75, result["loads"]
-    if kernel not in NARROW_STORES:
+    if kernel not in NARROW_STORES and not result["tiles"]["store"]:
         assert wide_share(result["stores"]) >= 0.75, result["stores"]
 
 
@@ -96,6 +101,20 @@ def test_accesses_are_read_off_the_text() -> None:
     assert read_accesses(text, "") == ({16: 3, 2: 1}, {8: 1})
     assert read_accesses(text, scalars) == ({16: 3}, {8: 1})
     assert wide_share({"16": 3, "2": 8}) == 0.75
+
+
+def test_tiles_are_read_off_the_text() -> None:
+    text = """
+    #blocked = #ttg.blocked<{sizePerThread = [1, 8], threadsPerWarp = [1, 32], order = [1, 0]}>
+    #blocked1 = #ttg.blocked<{sizePerThread = [2], threadsPerWarp = [32], order = [0]}>
+    %x = tt.load %p, %m, %o : tensor<8x256x!tt.ptr<bf16>, #blocked> loc(#loc)
+    %w = tt.load %q : tensor<256x!tt.ptr<f32>, #blocked1> loc(#loc)
+    tt.store %p, %y, %m : tensor<8x256x!tt.ptr<f32>, #blocked> loc(#loc)
+    tt.store %b, %z, %m : tensor<8x32x!tt.ptr<i8>, #blocked> loc(#loc)
+    """
+    assert read_tiles(text) == {"load": [16], "store": [16]}
+    narrow = text.replace("[1, 8]", "[1, 2]")
+    assert read_tiles(narrow) == {"load": [4], "store": [8]}
 
 
 def test_launches_without_memory_are_written_down_and_compute_nothing() -> None:
