@@ -1,24 +1,29 @@
-"""Packs class folders of images into shuffled RecordIO shards; stops and resumes at any point."""
+"""Packs images into shuffled RecordIO shards; stops and resumes at any point.
+
+Images are read at random places of their archive or folders, a window of 256 MiB at a time in
+the order in which they lie, by several threads, while the window before it is written. The
+other way, two passes over temporary buckets, reads in long stretches but needs the data set's
+size a second time on the disk: on solid-state and parallel storage, where data for a run must
+lie, it gains nothing.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import json
-import os
 import re
-from collections import deque
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from harness.commands import InputError
 from harness.files import write_atomically
 from harness.progress import Progress
-from resnet.prepare_data_headers import parse_header
+from resnet.prepare_data_images import Image, ImageSet, find_classes, read_image
 from resnet.shards import (
     MANIFEST,
     SPLITS,
@@ -30,83 +35,10 @@ from resnet.shards import (
     write_manifest,
 )
 
-IMAGE_SUFFIXES = (".jpeg", ".jpg")
 JOURNAL = ".pack"
-READERS, READ_AHEAD_IMAGES = 8, 64
-
-
-class Image(NamedTuple):
-    """A source image: its label and its name, which is class/file."""
-
-    label: int
-    name: str
-
-
-class FolderSource:
-    """Images as extracted class folders: train/<class>/*.JPEG and val/<class>/*.JPEG.
-
-    Raises InputError where the two splits do not have the same classes, a class is empty, or
-    something that is not a JPEG file lies among the images.
-    """
-
-    def __init__(self, train: Path, val: Path) -> None:
-        self.folders = dict(zip(SPLITS, (train, val), strict=True))
-        listed = {split: _list_classes(folder) for split, folder in self.folders.items()}
-        for name in sorted(set(listed["train"]) ^ set(listed["val"])):
-            has, lacks = (train, val) if name in listed["train"] else (val, train)
-            raise InputError(
-                f"class folder {name} stands in {has} but not in {lacks}: "
-                f"both must have the same classes"
-            )
-        self.classes = tuple(listed["train"])
-
-    def list_images(self, split: str) -> list[Image]:
-        """List a split's images in the order of class and file name."""
-        images: list[Image] = []
-        for label, name in enumerate(self.classes):
-            files = _list_files(self.folders[split] / name)
-            images.extend(Image(label, f"{name}/{file}") for file in files)
-        return images
-
-    def stamp(self, split: str, image: Image) -> tuple[int, int]:
-        """Return what changes with an image's content: size in bytes, time of change in ns."""
-        status = os.stat(self.folders[split] / image.name)
-        return status.st_size, status.st_mtime_ns
-
-    def read(self, split: str, image: Image) -> bytes:
-        """Read an image's bytes. Raises InputError where they are not a JPEG (or PNG) image."""
-        path = self.folders[split] / image.name
-        data = path.read_bytes()
-        try:
-            parse_header(data)
-        except ValueError as error:
-            raise InputError(f"{path} is not an image ({error}): put the original back") from None
-        return data
-
-
-def _list_classes(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder: name the one that holds the class folders")
-    with os.scandir(folder) as entries:
-        names = sorted(item.name for item in entries if item.is_dir() and item.name[0] != ".")
-    if not names:
-        raise InputError(f"{folder} holds no class folders: name the one that does")
-    return names
-
-
-def _list_files(folder: Path) -> list[str]:
-    names = []
-    with os.scandir(folder) as entries:
-        for item in entries:
-            if item.name[0] == ".":
-                continue
-            plain = item.name.isprintable() and item.is_file()
-            if not plain or not item.name.lower().endswith(IMAGE_SUFFIXES):
-                raise InputError(f"{folder}: {item.name!r} is not a .JPEG file: move it away")
-            names.append(item.name)
-    if not names:
-        raise InputError(f"{folder} holds no images: extract this class again")
-    return sorted(names)
+READERS = 8
+WINDOW_BYTES = 1 << 28
+RECORD_BYTES = 64  # what framing, header and journal add to an image, at most in all but odd cases
 
 
 @dataclass(frozen=True)
@@ -118,28 +50,42 @@ class PackedShard:
     record_bytes: tuple[int, ...]
 
 
-def pack(source: FolderSource, output: Path, shards: int, seed: int) -> Manifest:
+@dataclass(frozen=True)
+class _Part:
+    """A shard to be: the images from position `start` of the split's order."""
+
+    path: Path
+    start: int
+    images: Sequence[Image]
+    inputs: str
+
+
+def pack(train: ImageSet, val: ImageSet, output: Path, shards: int, seed: int) -> Manifest:
     """Pack both splits into `output`: `shards` files of training images, one of validation.
 
-    Shards already there whose inputs are the same are kept, so that an interrupted run goes on
-    where it was; the bytes at the end depend on the images and the seed alone. The manifest is
-    written last: without it the data set is unfinished. Raises InputError for unusable input.
+    Labels are the ranks of the classes in ascending order. Shards already there whose inputs are
+    the same are kept, so that an interrupted run goes on where it was; the bytes at the end depend
+    on the images, their names and the seed alone. The manifest is written last: without it the
+    data set is unfinished. Memory: two windows of images and about 0.4 kB an image of the list.
+    Raises InputError for unusable input or too small a disk.
     """
-    images = {split: source.list_images(split) for split in SPLITS}
-    counts = {"train": shards, "val": 1}
-    if shards > len(images["train"]):
-        raise InputError(f"--shards {shards} is more than the {len(images['train'])} images")
+    classes = find_classes(train, val)
+    if shards > len(train.images):
+        raise InputError(f"--shards {shards} is more than the {len(train.images)} images")
+    sources, counts = {"train": train, "val": val}, {"train": shards, "val": 1}
     output.mkdir(parents=True, exist_ok=True)
     (output / JOURNAL).mkdir(exist_ok=True)
     with _lock(output):
-        for stale in output.glob(".*.rec.*.part"):
+        for stale in (*output.glob(".*.part"), *(output / JOURNAL).glob(".*.part")):
             stale.unlink()
         (output / MANIFEST).unlink(missing_ok=True)
-        splits = {
-            split: _pack_split(source, output, split, images[split], counts[split], seed)
-            for split in SPLITS
-        }
-        manifest = Manifest(output, seed, source.classes, **splits)
+        ranks = {name: label for label, name in enumerate(classes)}
+        packers = [
+            _Packer(sources[split], ranks, output, split, counts[split], seed) for split in SPLITS
+        ]
+        _check_disk(output, packers)
+        splits = {packer.split: packer.pack() for packer in packers}
+        manifest = Manifest(output, seed, classes, **splits)
         write_manifest(manifest)
         _remove_strangers(manifest)
     return manifest
@@ -178,35 +124,96 @@ def shuffle_images(images: Sequence[Image], split: str, seed: int) -> list[Image
     return sorted(images, key=digest)
 
 
-def _pack_split(
-    source: FolderSource, output: Path, split: str, images: list[Image], shards: int, seed: int
-) -> Split:
-    images = shuffle_images(images, split, seed)
-    progress = Progress(f"packing {split}", len(images), "images")
-    packed, kept = [], 0
-    for position in range(shards):
-        path = output / f"{split}-{position:05d}-of-{shards:05d}.rec"
-        start = position * len(images) // shards
-        part = images[start : (position + 1) * len(images) // shards]
-        inputs = _digest_inputs(source, split, part, start)
-        finished = _read_journal(path, inputs)
-        if finished is None:
-            finished = _write_shard(source, split, part, start, path, inputs, progress)
-        else:
-            kept += 1
-        packed.append(finished)
-    note = f"({kept} of {shards} shards were there)" if kept else ""
-    progress.finish(len(images), note)
-    index, names = _write_index(output, split, packed), _write_names(output, split, images)
-    return Split(len(images), index, names, tuple(item.shard for item in packed))
+class _Packer:
+    """Packs one split. `finished[k]` is None for a shard that must be made."""
+
+    def __init__(
+        self,
+        source: ImageSet,
+        ranks: dict[str, int],
+        output: Path,
+        split: str,
+        shards: int,
+        seed: int,
+    ) -> None:
+        self.source, self.ranks, self.output, self.split = source, ranks, output, split
+        self.images = shuffle_images(source.images, split, seed)
+        self.parts = [self._cut(position, shards) for position in range(shards)]
+        self.finished = [_read_journal(part.path, part.inputs) for part in self.parts]
+
+    def _cut(self, position: int, shards: int) -> _Part:
+        path = self.output / f"{self.split}-{position:05d}-of-{shards:05d}.rec"
+        start = position * len(self.images) // shards
+        images = self.images[start : (position + 1) * len(self.images) // shards]
+        digest = hashlib.sha256(f"{start}\n".encode())
+        for image in images:
+            label = self.ranks[image.find_class()]
+            line = f"{label}\t{image.name}\t{image.size}\t{image.changed}\n"
+            digest.update(line.encode())
+        return _Part(path, start, images, digest.hexdigest())
+
+    def list_missing(self) -> list[_Part]:
+        """List the shards that must be made."""
+        pairs = zip(self.parts, self.finished, strict=True)
+        return [part for part, finished in pairs if finished is None]
+
+    def pack(self) -> Split:
+        """Make the missing shards, the index and the list of names."""
+        missing = self.list_missing()
+        progress = Progress(
+            f"packing {self.split}", sum(len(part.images) for part in missing), "images"
+        )
+        done, packed = 0, []
+        for part, finished in zip(self.parts, self.finished, strict=True):
+            if finished is None:
+                finished = self._write_shard(part, progress, done)
+                done += len(part.images)
+            packed.append(finished)
+        kept = len(self.parts) - len(missing)
+        note = f"({kept} of {len(self.parts)} shards were there)" if kept else ""
+        progress.finish(done, note)
+        index, names = _write_index(self.output, self.split, packed), self._write_names()
+        return Split(len(self.images), index, names, tuple(item.shard for item in packed))
+
+    def _write_shard(self, part: _Part, progress: Progress, done: int) -> PackedShard:
+        digest, record_bytes = hashlib.sha256(), []
+        with write_atomically(part.path, "wb") as file:
+            contents = _read_windows(self.source, part.images)
+            for number, (image, data) in enumerate(zip(part.images, contents, strict=True)):
+                label = self.ranks[image.find_class()]
+                record = frame_image(label, part.start + number, data)
+                file.write(record)
+                digest.update(record)
+                record_bytes.append(len(record))
+                progress.update(done + number + 1)
+        shard = Shard(part.path.name, len(part.images), sum(record_bytes), digest.hexdigest())
+        packed = PackedShard(part.inputs, shard, tuple(record_bytes))
+        with write_atomically(_journal_path(part.path)) as file:
+            json.dump(asdict(packed), file)
+        return packed
+
+    def _write_names(self) -> StoredFile:
+        """Write record number, label and original name of every record (MXNet's list format)."""
+        lines = (
+            f"{number}\t{self.ranks[image.find_class()]}\t{image.name}\n"
+            for number, image in enumerate(self.images)
+        )
+        return _write_lines(self.output / f"{self.split}.lst", lines)
 
 
-def _digest_inputs(source: FolderSource, split: str, images: list[Image], start: int) -> str:
-    digest = hashlib.sha256(f"{start}\n".encode())
-    for image in images:
-        size, changed = source.stamp(split, image)
-        digest.update(f"{image.label}\t{image.name}\t{size}\t{changed}\n".encode())
-    return digest.hexdigest()
+def _check_disk(output: Path, packers: Sequence[_Packer]) -> None:
+    """Raise InputError unless the shards that must be made fit onto the disk."""
+    needed = 0
+    for packer in packers:
+        for part in packer.list_missing():
+            needed += sum(image.size + RECORD_BYTES for image in part.images)
+            # What stands under that name is given back only after the new file is whole.
+    free = shutil.disk_usage(output).free
+    if free < needed:
+        raise InputError(
+            f"{output} has {free / 1e9:.1f} GB free and needs {needed / 1e9:.1f} GB: free some or "
+            f"name another folder"
+        )
 
 
 def _journal_path(path: Path) -> Path:
@@ -225,47 +232,49 @@ def _read_journal(path: Path, inputs: str) -> PackedShard | None:
     return packed if fits and sum(packed.record_bytes) == shard.bytes else None
 
 
-def _write_shard(
-    source: FolderSource,
-    split: str,
-    images: list[Image],
-    start: int,
-    path: Path,
-    inputs: str,
-    progress: Progress,
-) -> PackedShard:
-    digest, record_bytes = hashlib.sha256(), []
-    with write_atomically(path, "wb") as file:
-        contents = _read_ahead(source, split, images)
-        for position, (image, data) in enumerate(zip(images, contents, strict=True), start):
-            record = frame_image(image.label, position, data)
-            file.write(record)
-            digest.update(record)
-            record_bytes.append(len(record))
-            progress.update(position + 1)
-    shard = Shard(path.name, len(images), sum(record_bytes), digest.hexdigest())
-    packed = PackedShard(inputs, shard, tuple(record_bytes))
-    with write_atomically(_journal_path(path)) as file:
-        json.dump(asdict(packed), file)
-    return packed
-
-
-def _read_ahead(source: FolderSource, split: str, images: list[Image]) -> Iterator[bytes]:
-    """Read images in order with a bounded number of them in flight: small files wait on the disk.
+def _read_windows(source: ImageSet, images: Sequence[Image]) -> Iterator[bytes]:
+    """Read images in their order: each window's in the order in which they lie, one window ahead.
 
     The pool is closed without waiting for what nobody wants any more when the consumer stops.
     """
     pool = ThreadPoolExecutor(READERS)
-    waiting: deque[Future[bytes]] = deque()
     try:
-        for image in images:
-            waiting.append(pool.submit(source.read, split, image))
-            if len(waiting) >= READ_AHEAD_IMAGES:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        waiting: list[Future[bytes]] = []
+        for window in _cut_windows(images):
+            ahead = _start_reading(pool, source, window)
+            yield from _take(waiting)
+            waiting = ahead
+        yield from _take(waiting)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _cut_windows(images: Sequence[Image]) -> Iterator[list[Image]]:
+    window: list[Image] = []
+    size = 0
+    for image in images:
+        if window and size + image.size > WINDOW_BYTES:
+            yield window
+            window, size = [], 0
+        window.append(image)
+        size += image.size
+    yield window
+
+
+def _start_reading(
+    pool: ThreadPoolExecutor, source: ImageSet, window: Sequence[Image]
+) -> list[Future[bytes]]:
+    """Return the results in the window's order, last first, begun in the order of places."""
+    started = {
+        number: pool.submit(read_image, source, window[number])
+        for number in sorted(range(len(window)), key=lambda number: window[number].place)
+    }
+    return [started[number] for number in reversed(range(len(window)))]
+
+
+def _take(waiting: list[Future[bytes]]) -> Iterator[bytes]:
+    while waiting:
+        yield waiting.pop().result()
 
 
 def _write_index(output: Path, split: str, packed: Sequence[PackedShard]) -> StoredFile:
@@ -279,12 +288,6 @@ def _write_index(output: Path, split: str, packed: Sequence[PackedShard]) -> Sto
                 number, offset = number + 1, offset + size
 
     return _write_lines(output / f"{split}.idx", lines())
-
-
-def _write_names(output: Path, split: str, images: Sequence[Image]) -> StoredFile:
-    """Write record number, label and original name of every record (MXNet's list format)."""
-    lines = (f"{number}\t{image.label}\t{image.name}\n" for number, image in enumerate(images))
-    return _write_lines(output / f"{split}.lst", lines)
 
 
 def _write_lines(path: Path, lines: Iterator[str]) -> StoredFile:

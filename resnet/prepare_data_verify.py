@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Lock
+from typing import NamedTuple
 
 from harness.progress import Progress
 from resnet.prepare_data_headers import parse_header
+from resnet.prepare_data_images import IMAGENET_CLASSES, IMAGENET_FIRST, IMAGENET_LAST
 from resnet.shards import (
     SPLITS,
     Manifest,
@@ -23,34 +25,49 @@ from resnet.shards import (
 )
 
 IMAGENET_IMAGES = {"train": 1_281_167, "val": 50_000}
-IMAGENET_CLASSES, IMAGENET_FIRST, IMAGENET_LAST = 1000, "n01440764", "n15075141"
+IMAGENET_VAL_IMAGES_A_CLASS = 50
 CHUNK_BYTES = 1 << 20
 CHANGED = "its SHA-256 is not the manifest's: some of its bytes have changed"
 DECODE_AHEAD_IMAGES = 64
 
 
-def find_faults(manifest: Manifest, decode: bool, imagenet: bool) -> Iterator[str]:
-    """Yield one line for every fault of a packed data set; nothing where all is well.
+class Finding(NamedTuple):
+    """One line on a data set: a fault, or a note on an image that is odd and accepted."""
+
+    text: str
+    is_fault: bool = True
+
+
+def verify(manifest: Manifest, decode: bool, imagenet: bool, workers: int) -> Iterator[Finding]:
+    """Yield a finding for every fault of a packed data set and for every odd image.
 
     `decode` also decodes every image in full, which finds damage that the source files had
-    before packing. `imagenet` also demands the counts of ILSVRC 2012 (1,281,167 and 50,000
-    images, 1000 classes, 50 validation images in each).
+    before packing. A data set with ILSVRC 2012's 1000 classes claims to be ImageNet: its counts
+    are then demanded (1,281,167 and 50,000 images, 50 validation images a class); `imagenet`
+    demands them of any. `workers`: shards that are read and images that are decoded at a time.
     """
-    wrong_size = find_size_faults(manifest)
-    yield from wrong_size
+    yield from map(Finding, find_size_faults(manifest))
+    imagenet = imagenet or _claims_imagenet(manifest)
     if imagenet:
-        yield from _compare_imagenet(manifest)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from map(Finding, _compare_imagenet(manifest))
+    with ThreadPoolExecutor(workers) as readers, ThreadPoolExecutor(workers) as decoders:
         for split in SPLITS:
-            yield from _verify_split(manifest, split, pool if decode else None, imagenet)
+            yield from _verify_split(
+                manifest, split, readers, decoders if decode else None, imagenet
+            )
+
+
+def _claims_imagenet(manifest: Manifest) -> bool:
+    classes = manifest.classes
+    ends = (classes[0], classes[-1])
+    return len(classes) == IMAGENET_CLASSES and ends == (IMAGENET_FIRST, IMAGENET_LAST)
 
 
 def _compare_imagenet(manifest: Manifest) -> Iterator[str]:
-    classes = manifest.classes
-    ends = (classes[0], classes[-1])
-    if len(classes) != IMAGENET_CLASSES or ends != (IMAGENET_FIRST, IMAGENET_LAST):
+    if not _claims_imagenet(manifest):
+        classes = manifest.classes
         yield (
-            f"{len(classes)} classes from {ends[0]} to {ends[1]}, where ImageNet has "
+            f"{len(classes)} classes from {classes[0]} to {classes[-1]}, where ImageNet has "
             f"{IMAGENET_CLASSES} from {IMAGENET_FIRST} to {IMAGENET_LAST}"
         )
     for split, expected in IMAGENET_IMAGES.items():
@@ -60,26 +77,52 @@ def _compare_imagenet(manifest: Manifest) -> Iterator[str]:
 
 
 def _verify_split(
-    manifest: Manifest, name: str, pool: Executor | None, imagenet: bool
-) -> Iterator[str]:
+    manifest: Manifest, name: str, readers: Executor, decoders: Executor | None, imagenet: bool
+) -> Iterator[Finding]:
+    """Verify a split's files, its shards beside each other, and report in the shards' order."""
     split, folder = manifest.split(name), manifest.folder
     offsets = _read_column(folder / split.index.file, 1)
     listed = _read_names(folder / split.names.file)
     for stored, lines in ((split.index, offsets), (split.names, listed)):
-        yield from _verify_digest(folder / stored.file, stored.sha256)
+        yield from map(Finding, _verify_digest(folder / stored.file, stored.sha256))
         if len(lines) != split.images:
-            yield f"{folder / stored.file}: {len(lines):,} lines for {split.images:,} images"
-    counts: Counter[int] = Counter()
-    progress = Progress(f"verifying {name}", split.images, "images")
+            path = folder / stored.file
+            yield Finding(f"{path}: {len(lines):,} lines for {split.images:,} images")
+    run = _Run(name, split, decoders)
     start = base = 0
-    for shard in split.shards:
-        check = _RecordCheck(
-            folder / shard.file, start, base, offsets, listed, len(manifest.classes)
-        )
-        yield from _verify_shard(folder, shard, check, counts, pool, progress)
-        start, base = start + shard.images, base + shard.bytes
-    progress.finish(counts.total())
-    yield from _verify_counts(manifest, name, split, counts, imagenet)
+    reports = []
+    try:
+        for shard in split.shards:
+            check = _RecordCheck(
+                folder / shard.file, start, base, offsets, listed, len(manifest.classes)
+            )
+            reports.append(readers.submit(_verify_shard, shard, check, run))
+            start, base = start + shard.images, base + shard.bytes
+        for report in reports:
+            yield from report.result()
+    finally:
+        run.stopped.set()  # an interrupted command does not wait for the other shards
+        for report in reports:
+            report.cancel()
+    run.progress.finish(run.found)
+    yield from map(Finding, _verify_counts(manifest, name, split, run.counts, imagenet))
+
+
+class _Run:
+    """What the threads that read one split's shards share."""
+
+    def __init__(self, name: str, split: Split, decoders: Executor | None) -> None:
+        self.progress = Progress(f"verifying {name}", split.images, "images")
+        self.counts: Counter[int] = Counter()
+        self.found = 0
+        self.decoders, self.lock, self.stopped = decoders, Lock(), Event()
+
+    def count(self, label: int) -> None:
+        """Count one more image of a class."""
+        with self.lock:
+            self.counts[label] += 1
+            self.found += 1
+            self.progress.update(self.found)
 
 
 def _verify_counts(
@@ -90,7 +133,7 @@ def _verify_counts(
     for label, class_name in enumerate(manifest.classes):
         if not counts[label]:
             yield f"{name}: class {class_name} has no image"
-        elif imagenet and name == "val" and counts[label] != 50:
+        elif imagenet and name == "val" and counts[label] != IMAGENET_VAL_IMAGES_A_CLASS:
             yield f"{name}: class {class_name} has {counts[label]} images, ImageNet has 50"
 
 
@@ -161,67 +204,68 @@ class _RecordCheck:
         name = f" ({self.names[number][1]})" if number < len(self.names) else ""
         return f"{self.path}: record {number}{name}"
 
-    def compare(self, position: int, record: Record) -> Iterator[str]:
-        """Yield what is wrong with a record's place, number, label or header."""
-        number = self.start + position
+    def compare(self, position: int, record: Record) -> Iterator[Finding]:
+        """Yield what is wrong with a record's place, number, label or header, and what is odd."""
+        number, where = self.start + position, self.describe(position)
         if number < len(self.offsets) and self.offsets[number] != self.base + record.offset:
-            yield f"{self.describe(position)} is not where the index says"
+            yield Finding(f"{where} is not where the index says")
         if record.number != number:
-            yield f"{self.describe(position)} carries the number {record.number}"
+            yield Finding(f"{where} carries the number {record.number}")
         listed = self.names[number][0] if number < len(self.names) else record.label
         if not 0 <= record.label < self.classes or record.label != listed:
-            yield f"{self.describe(position)} has the label {record.label}, which is not its class"
+            yield Finding(f"{where} has the label {record.label}, which is not its class")
         try:
-            parse_header(record.image)
+            header = parse_header(record.image)
         except ValueError as error:
-            yield f"{self.describe(position)} is not an image: {error}"
+            yield Finding(f"{where} is not an image: {error}")
+            return
+        if header.format == "png":
+            yield Finding(f"{where} is a PNG file, which is accepted", False)
+        elif header.components == 4:
+            yield Finding(f"{where} is a CMYK image, which is accepted", False)
 
 
-def _verify_shard(
-    folder: Path,
-    shard: Shard,
-    check: _RecordCheck,
-    counts: Counter[int],
-    pool: Executor | None,
-    progress: Progress,
-) -> Iterator[str]:
-    path = folder / shard.file
+def _verify_shard(shard: Shard, check: _RecordCheck, run: _Run) -> list[Finding]:
     try:
-        file = _HashedFile(path)
+        file = _HashedFile(check.path)
     except FileNotFoundError:
-        return  # find_size_faults has said so.
+        return []  # find_size_faults has said so.
+    findings: list[Finding] = []
     found = 0
     with file:
         try:
-            for record, fault in _decode_ahead(read_records(file), pool):
-                yield from check.compare(found, record)
+            for record, fault in _decode_ahead(read_records(file), run.decoders):
+                if run.stopped.is_set():
+                    return findings
+                findings += check.compare(found, record)
                 if fault:
-                    yield f"{check.describe(found)} cannot be decoded: {fault}"
-                counts[record.label] += 1
+                    findings.append(Finding(f"{check.describe(found)} cannot be decoded: {fault}"))
+                run.count(record.label)
                 found += 1
-                progress.update(counts.total())
         except ValueError as error:
-            yield f"{path}: {error}"
+            findings.append(Finding(f"{check.path}: {error}"))
         if file.finish() != shard.sha256:
-            yield f"{path}: {CHANGED}"
+            findings.append(Finding(f"{check.path}: {CHANGED}"))
     if found != shard.images:
-        yield f"{path}: {found:,} images found, the manifest says {shard.images:,}"
+        findings.append(
+            Finding(f"{check.path}: {found:,} images found, the manifest says {shard.images:,}")
+        )
+    return findings
 
 
 def _decode_ahead(
     records: Iterator[Record], pool: Executor | None
 ) -> Iterator[tuple[Record, str | None]]:
     """Pair each record with what its decoding met, a bounded number of them at work at a time."""
-    decode: Callable[[bytes], str | None] = _decode
     if pool is None:
         for record in records:
             yield record, None
         return
-    waiting = []
+    waiting: deque[tuple[Record, Future[str | None]]] = deque()
     for record in records:
-        waiting.append((record, pool.submit(decode, record.image)))
+        waiting.append((record, pool.submit(_decode, record.image)))
         if len(waiting) >= DECODE_AHEAD_IMAGES:
-            first, result = waiting.pop(0)
+            first, result = waiting.popleft()
             yield first, result.result()
     for record, result in waiting:
         yield record, result.result()
