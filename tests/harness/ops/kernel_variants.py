@@ -18,7 +18,9 @@ from harness.ops.kernels import Record, record_launches
 from harness.ops.table import resolve
 
 # "module:kernel" -> why its accesses are narrower than 16 bytes a thread.
-NARROW_LOADS: dict[str, str] = {}
+NARROW_LOADS: dict[str, str] = {
+    "chunk_sums_triton:sum_kernel": "pairs of sums, 8 bytes for a chunk of 256 elements",
+}
 NARROW_STORES = {
     "batch_norm_kernels:statistics_kernel": "two numbers a channel and part",
     "batch_norm_kernels:finalize_kernel": "four numbers a channel",
