@@ -11,10 +11,10 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is published for Linux on x86_64 alone")
 
-from harness.commands import InputError  # noqa: E402
-from harness.ops import batch_norm_launches as launches  # noqa: E402
-from harness.ops.kernels import record_launches  # noqa: E402
-from harness.ops.table import resolve  # noqa: E402
+from harness.commands import InputError
+from harness.ops import batch_norm_launches as launches
+from harness.ops.kernels import record_launches
+from harness.ops.table import resolve
 
 OPERATIONS = ["batch_norm", "batch_norm_relu", "batch_norm_add_relu"]
 # Relative errors, in the norm: activations are rounded to their type once on the way forward; on the
