@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from bert.static_batch import StaticBatch, make_static_batch
 from bert.step import TrainingStep
 from harness.commands import GOOD, InputError
 from harness.config import load_config
+from harness.rank_probe import describe_ranks, probe_ranks
 from harness.step_profile import describe_profile, profile_steps
 from harness.throughput import choose_device, measure_steps
 
@@ -121,28 +124,41 @@ def make_probe_batch(config: Config, device: torch.device) -> StaticBatch:
     return batch
 
 
+def make_step(
+    config: Config, device: torch.device, rank: int, world_size: int
+) -> tuple[Callable[[], None], Callable[[], None], dict[str, Any]]:
+    """Make a prepared step on the same synthetic sequences on every rank.
+
+    Returns the step, the same without graphs, and its batch's tokens.
+    """
+    rates = [config.optimizer.base_learning_rate]
+    step = TrainingStep(config, device, rank, world_size, None, rates)
+    batch = make_probe_batch(config, device)
+    step.prepare([batch], [])
+    facts = {"tokens_per_micro_batch": int(batch.input_ids.numel())}
+    return partial(step.run, lambda _: batch), partial(step.run_eagerly, batch), facts
+
+
 def probe(options: argparse.Namespace) -> int:
-    """Measure `options.steps` steps of one rank and print them."""
+    """Measure `options.steps` steps, of one rank or of all ranks of a system, and print them."""
     if options.steps < 1:
         raise InputError(f"--steps must be at least 1, is {options.steps}")
+    if options.system is not None:
+        document = probe_ranks("bert", options, Config, make_step)
+        if document is not None:
+            text = json.dumps(document, indent=1)
+            print(text if options.json else describe_ranks(document, "sequences"))
+        return GOOD
     config = load_config(options.config, Config)
     device = choose_device(options.device)
     torch.manual_seed(0)
-    rates = [config.optimizer.base_learning_rate]
-    step = TrainingStep(config, device, 0, 1, None, rates)
-    batch = make_probe_batch(config, device)
-    step.prepare([batch], [])
+    step, eagerly, facts = make_step(config, device, 0, 1)
     samples = config.batch.local_batch_size * config.batch.gradient_accumulation_steps
-    run = partial(step.run, lambda _: batch)
-    measured = measure_steps(run, options.steps, samples, device)
+    measured = measure_steps(step, options.steps, samples, device)
     if options.profile is not None:
-        found = profile_steps(run, lambda: step.run_eagerly(batch), device, options.profile)
+        found = profile_steps(step, eagerly, device, options.profile)
         print(describe_profile(found), file=sys.stderr)
-    tokens = int(batch.input_ids.numel())
-    measured = {
-        "benchmark": "bert", "config": str(options.config), "tokens_per_micro_batch": tokens,
-        **measured,
-    }  # fmt: skip
+    measured = {"benchmark": "bert", "config": str(options.config), **facts, **measured}
     if options.json:
         print(json.dumps(measured, indent=1))
     else:

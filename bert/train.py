@@ -1,7 +1,7 @@
 """Train BERT-large to 0.720 masked-LM accuracy: the run that is timed, and the probe that is not.
 
 `python -m bert.train run --system systems/NAME.toml --log FILE` on every rank;
-`python -m bert.train probe --config FILE --steps N [--json]` on one.
+`python -m bert.train probe --config FILE --steps N [--json]` on one, or `--system FILE` on all.
 """
 
 from __future__ import annotations

@@ -77,6 +77,10 @@ def _compare_probe_sides(sides: list[list[Probe]], level: float) -> list[Section
 def _compare_probes(
     benchmark: str, first: list[Probe], second: list[Probe], level: float
 ) -> Section:
+    sizes = sorted({probe.ranks for probe in (*first, *second)})
+    if len(sizes) > 1:
+        words = " and ".join(f"{size} rank(s)" for size in sizes)
+        raise InputError(f"{benchmark}: probes of {words} at once: give probes of equally many")
     notes = _note_probes(first, second)
     unit = UNITS[benchmark]
     per_sample = [[1e6 * probe.seconds / probe.batch for probe in side] for side in (first, second)]

@@ -1,7 +1,8 @@
 """From a system file to the command line that starts every rank of a run.
 
 `python -m harness.launch --system NAME --benchmark resnet|bert --log FILE` starts one run by
-hand; with `--dry-run` it prints the command line and starts nothing.
+hand, `--probe N` in place of --log measures N steps on every rank; with `--dry-run` it prints the
+command line and starts nothing.
 """
 
 from __future__ import annotations
@@ -42,6 +43,21 @@ def compose_command(system: System, file: Path, benchmark: str, log: Path) -> li
     """
     trainer = [f"{benchmark}.train", "run", "--system", str(file), "--log", str(log)]
     return compose_ranks(system, trainer, [file.parent, log.parent])
+
+
+def compose_probe(
+    system: System, file: Path, benchmark: str, steps: int, config: Path | None = None
+) -> list[str]:
+    """Compose the command line that measures the training step on all ranks; JSON on stdout.
+
+    config: another configuration than the system's.
+    """
+    probe = [f"{benchmark}.train", "probe", "--system", str(file), "--steps", str(steps), "--json"]
+    folders = [file.parent]
+    if config is not None:
+        probe += ["--config", str(config)]
+        folders.append(config.parent)
+    return compose_ranks(system, probe, folders)
 
 
 def compose_ranks(system: System, module: Sequence[str], folders: Sequence[Path]) -> list[str]:
@@ -111,25 +127,40 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="python -m harness.launch", description=__doc__)
     parser.add_argument("--system", required=True, help="a name in systems/, or a file")
     parser.add_argument("--benchmark", required=True, choices=BENCHMARKS)
-    parser.add_argument("--log", required=True, type=Path, help="the run's log, not there yet")
+    parser.add_argument("--log", type=Path, help="the run's log, not there yet")
+    parser.add_argument("--probe", type=int, metavar="STEPS", help="no run: measure so many steps "
+                        "on every rank, with what they exchange; JSON on stdout")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the command line only")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if (options.log is None) == (options.probe is None):
+        parser.error("give --log FILE for a run, or --probe STEPS")
+    if options.probe is not None and options.probe < 1:
+        parser.error(f"--probe must be at least 1, is {options.probe}")
+    return options
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Start one run, or print how it would be started."""
+    """Start one run or one probe of all ranks, or print how it would be started."""
     options = parse_arguments(arguments)
     file = find_system_file(options.system, SYSTEMS)
-    system, log = load_system(file), options.log.absolute()
-    command = compose_command(system, file, options.benchmark, log)
+    system = load_system(file)
+    if options.probe is not None:
+        folders = [file.parent]
+        command = compose_probe(system, file, options.benchmark, options.probe)
+    else:
+        log = options.log.absolute()
+        folders = [file.parent, log.parent]
+        command = compose_command(system, file, options.benchmark, log)
     if system.container.runtime != "none":
-        check_folders([file.parent, log.parent])
-    print(shlex.join(command))
+        check_folders(folders)
+    # A probe's stdout is its document alone.
+    shown = sys.stdout if options.probe is None or options.dry_run else sys.stderr
+    print(shlex.join(command), file=shown)
     if options.dry_run:
         return GOOD
     if fault := find_image_fault(system, file):
         raise InputError(fault)
-    if options.log.exists():
+    if options.log is not None and options.log.exists():
         raise InputError(f"{options.log} is there already: name a new log file")
     os.chdir(ROOT)
     sys.stdout.flush()

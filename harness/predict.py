@@ -153,7 +153,7 @@ def predict_benchmark(system: System, benchmark: str, options: argparse.Namespac
     bytes_per_second = options.all_reduce_gigabytes_per_second
     given = Inputs(
         rate=getattr(options, f"{unit}_per_second"),
-        probes=tuple(read_probe(path, benchmark) for path in probes),
+        probes=tuple(read_probe(path, benchmark, alone=True) for path in probes),
         network_gigabits=options.network_gigabits_per_node,
         network_bytes_per_second=bytes_per_second * 1e9 if bytes_per_second else None,
         evaluation_per_second=getattr(options, f"{unit}_evaluated_per_second"),

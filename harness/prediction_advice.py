@@ -16,7 +16,7 @@ from harness.prediction_convergence import (
 )
 from harness.prediction_forecast import Forecast
 from harness.prediction_inputs import POINTS, UNITS
-from harness.prediction_published import load_published_convergence
+from harness.prediction_published import Hyperparameters, load_published_convergence
 from harness.prediction_references import RUNS
 from harness.prediction_time import Job
 from harness.schedules import evaluation_interval_samples
@@ -81,13 +81,13 @@ def _change_batch(forecast: Forecast) -> Iterator[tuple[str, float]]:
     job = forecast.settings.job
     if forecast.reference is None:
         return
-    for batch, rate in _list_batches(job):
+    for batch, group in _list_batches(job):
         per_rank = batch / job.ranks
         if batch % job.ranks or per_rank > LARGEST_BATCH[job.benchmark]:
             continue
         other = replace(job, global_batch_size=batch, grid=_make_grid(job, batch))
         try:
-            point = _expect_point(other, rate)
+            point = _expect_point(other, group)
         except InputError:
             continue
         minutes = compute_expected(other, forecast.assumed, point).total / 60
@@ -95,19 +95,19 @@ def _change_batch(forecast: Forecast) -> Iterator[tuple[str, float]]:
         yield (
             f"global batch {batch:,} ({per_rank:g} {unit} a rank, about {point:,.0f} {points}), "
             "with the hyperparameters it was published with"
-            + (f", learning rate {rate:g}" if job.benchmark == "bert" else ""),
+            + (f", learning rate {group.learning_rate:g}" if group is not None else ""),
             minutes,
         )
 
 
-def _list_batches(job: Job) -> list[tuple[int, float]]:
+def _list_batches(job: Job) -> list[tuple[int, Hyperparameters | None]]:
     if job.benchmark == "resnet":
-        return [(batch, 0.0) for batch in RESNET_BATCHES if batch != job.global_batch_size]
+        return [(batch, None) for batch in RESNET_BATCHES if batch != job.global_batch_size]
     groups = [g for g in load_published_convergence() if g.converged_runs >= 20]
     return [
-        (g.global_batch_size, g.learning_rate)
+        (g.hyperparameters.global_batch_size, g.hyperparameters)
         for g in groups
-        if g.global_batch_size != job.global_batch_size
+        if g.hyperparameters.global_batch_size != job.global_batch_size
     ]
 
 
@@ -119,11 +119,11 @@ def _make_grid(job: Job, batch: int) -> Grid:
     return Grid(tuple(float(n * interval) for n in range(1, 60)))
 
 
-def _expect_point(job: Job, rate: float) -> float:
-    if job.benchmark == "resnet":
+def _expect_point(job: Job, group: Hyperparameters | None) -> float:
+    if group is None:
         convergence, _ = find_resnet_convergence(job.global_batch_size)
     else:
-        convergence, _ = find_bert_convergence(job.global_batch_size, rate)
+        convergence, _ = find_bert_convergence(group)
     runs = RUNS[job.benchmark]
     points = convergence.draw(job.grid, (DRAWS, runs), np.random.default_rng(0))
     kept = np.sort(points, axis=1)[:, 1:-1]

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.commands import InputError
 from harness.prediction_convergence import Grid
+from harness.prediction_published import Hyperparameters
 from harness.prediction_time import Job
 from harness.systems import System
 
@@ -33,13 +34,13 @@ GRADIENT_BYTES_PER_PARAMETER = 4
 class Settings:
     """A benchmark's configuration, as far as time depends on it.
 
-    local_samples: samples of one rank in an update, accumulation included.
+    local_samples: samples of one rank in an update, accumulation included. hyperparameters: BERT's.
     """
 
     file: str
     job: Job
     local_samples: int
-    learning_rate: float
+    hyperparameters: Hyperparameters | None
 
 
 class _Table:
@@ -60,6 +61,13 @@ class _Table:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not 0 < value < 1e12:
             raise InputError(f"{self.where} '{key}' must be a positive number, is {value!r}")
+        return float(value)
+
+    def figure(self, key: str) -> float:
+        value = self.table.get(key)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or not abs(value) < 1e12:
+            raise InputError(f"{self.where} '{key}' must be a number, is {value!r}")
         return float(value)
 
     def count(self, key: str) -> int:
@@ -118,7 +126,21 @@ def read_settings(system: System, benchmark: str) -> Settings:
         last_bucket_share=min(1.0, bucket / size),
         grid=Grid(grid),
     )
-    return Settings(stated.config, job, local, optimizer.number("base_learning_rate"))
+    group = _read_hyperparameters(optimizer, global_batch) if benchmark == "bert" else None
+    return Settings(stated.config, job, local, group)
+
+
+def _read_hyperparameters(optimizer: _Table, global_batch: int) -> Hyperparameters:
+    return Hyperparameters(
+        global_batch_size=global_batch,
+        learning_rate=optimizer.number("base_learning_rate"),
+        training_steps=optimizer.count("training_steps"),
+        warmup_steps=int(optimizer.figure("warmup_steps")),
+        start_warmup_step=int(optimizer.figure("start_warmup_step")),
+        weight_decay=optimizer.figure("weight_decay"),
+        beta_1=optimizer.number("beta_1"),
+        beta_2=optimizer.number("beta_2"),
+    )
 
 
 def resolve(path: str) -> Path:

@@ -6,14 +6,17 @@ schedule has none left, it has failed.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.prediction_published import (
+    Hyperparameters,
     PublishedConvergence,
     PublishedResult,
     load_published_convergence,
@@ -38,6 +41,9 @@ RESNET_REACHED_AT_NEXT = 11 / 12
 # Reference runs of BERT were evaluated about every 25,000 samples, so that on average they had
 # converged half of that earlier.
 REFERENCE_GRANULARITY_SAMPLES = 25_000
+# How much the sets of one group of hyperparameters differ beyond what the scatter of their runs
+# explains, relative: 23 groups of two and more published sets, 105 degrees of freedom.
+SETS_DEVIATION = 0.010
 
 
 @dataclass(frozen=True)
@@ -64,21 +70,30 @@ class Convergence:
     source: str
     values: tuple[float, ...] = ()
     normal: tuple[float, float] | None = None
-    # That of the reference runs it follows, where it follows some.
-    reference_learning_rate: float | None = None
+    # Standard deviation, relative, of what all runs of a campaign have in common: how far the whole
+    # distribution may lie from the truth.
+    common_deviation: float = 0.0
 
     def draw(self, grid: Grid, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
-        """Draw where runs end; NaN for a failed run."""
+        """Draw where runs end; NaN for a failed run. shape: campaigns x runs, or runs."""
+        common = np.exp(generator.normal(0.0, self.common_deviation, (*shape[:-1], 1)))
         if self.values:
-            return grid.round_up(generator.choice(np.asarray(self.values, np.float64), shape))
+            latent = generator.choice(np.asarray(self.values, np.float64), shape)
+            return grid.round_up(common * latent)
         if self.normal is not None:
-            return grid.round_up(generator.normal(*self.normal, shape))
+            return grid.round_up(common * generator.normal(*self.normal, shape))
         chance = generator.random(shape)
         first = grid.round_up(np.full(shape, float(RESNET_FIRST_EPOCH)))
         second = grid.round_up(first + 0.5)
         missed = RESNET_REACHED_AT_FIRST + (1 - RESNET_REACHED_AT_FIRST) * RESNET_REACHED_AT_NEXT
         ends = np.where(chance < RESNET_REACHED_AT_FIRST, first, second)
         return np.where(chance < missed, ends, np.nan)
+
+    def scale(self, factor: float, common_deviation: float, source: str) -> Convergence:
+        """The same distribution at `factor` times its points."""
+        values = tuple(factor * value for value in self.values)
+        normal = self.normal and (factor * self.normal[0], factor * self.normal[1])
+        return Convergence(source, values, normal, common_deviation)
 
 
 def find_resnet_convergence(global_batch_size: int) -> tuple[Convergence, Reference]:
@@ -94,40 +109,92 @@ def find_resnet_convergence(global_batch_size: int) -> tuple[Convergence, Refere
 
 
 def find_bert_convergence(
-    global_batch_size: int, learning_rate: float, without: PublishedResult | None = None
+    hyperparameters: Hyperparameters, without: PublishedResult | None = None
 ) -> tuple[Convergence, Reference]:
-    """BERT's distribution in samples: published runs of the same group of hyperparameters, else the
-    reference's; and the reference of its convergence test.
+    """BERT's distribution in samples: published runs of the same group of hyperparameters, else
+    reference runs of it, else the reference of the batch, as far as other groups of published runs
+    lie from theirs; and the reference of its convergence test.
 
     without: a published result to be predicted, whose own runs must not be looked at. Raises
     InputError above the largest reference.
     """
+    batch = hyperparameters.global_batch_size
     records = load_references("bert")
-    judge = find_reference(prune(records), global_batch_size, "bert")
-    group = _find_group(global_batch_size, learning_rate, without)
-    if group is None:
-        reference = find_reference(records, global_batch_size, "bert")
-        return _follow(reference, "samples", REFERENCE_GRANULARITY_SAMPLES / 2), judge
-    interval = group.evaluation_interval_samples
-    # What is published lies on the evaluations; the points before rounding up lie half an interval
-    # lower on average, and spread less.
-    spread = math.sqrt(max(group.deviation_samples**2 - interval**2 / 12, 0.0))
+    judge = find_reference(prune(records), batch, "bert")
+    group = find_group(hyperparameters, without)
+    if group is not None:
+        return _follow_group(group), judge
+    earlier = REFERENCE_GRANULARITY_SAMPLES / 2
+    known = find_known_reference(hyperparameters)
+    if known is not None:
+        deviation = math.hypot(SETS_DEVIATION, known.deviation / known.mean / len(known.points))
+        return replace(_follow(known, "samples", earlier), common_deviation=deviation), judge
+    factor, deviation = compare_groups_with_references(hyperparameters)
+    found = _follow(find_reference(records, batch, "bert"), "samples", earlier)
     source = (
-        f"{group.converged_runs} published runs at global batch {global_batch_size:,}, learning "
-        f"rate {learning_rate:g}"
+        f"{found.source}, and {100 * (factor - 1):+.0f} % (standard deviation "
+        f"{100 * deviation:.0f} %) as published runs of other hyperparameters lie from theirs"
     )
-    return Convergence(source, normal=(group.mean_samples - interval / 2, spread)), judge
+    return found.scale(factor, deviation, source), judge
 
 
-def _find_group(
-    batch: int, rate: float, without: PublishedResult | None
+def find_group(
+    hyperparameters: Hyperparameters, without: PublishedResult | None = None
 ) -> PublishedConvergence | None:
+    """The published runs of a group of hyperparameters, less those of one result; else None."""
     for group in load_published_convergence():
-        if group.global_batch_size == batch and math.isclose(
-            group.learning_rate, rate, rel_tol=1e-3
-        ):
+        if group.hyperparameters.equal(hyperparameters):
             return group if without is None else group.without(without)
     return None
+
+
+def find_known_reference(hyperparameters: Hyperparameters) -> Reference | None:
+    """The reference record that was run with these very hyperparameters, None without one."""
+    for record in load_references("bert"):
+        if record.hyperparameters is not None and record.hyperparameters.equal(hyperparameters):
+            return record
+    return None
+
+
+def _follow_group(group: PublishedConvergence) -> Convergence:
+    mean, spread = _see_before_rounding(group)
+    deviation = math.hypot(
+        SETS_DEVIATION * math.sqrt(1 + 1 / group.sets),
+        group.deviation_samples / mean / math.sqrt(group.converged_runs),
+    )
+    stated = group.hyperparameters
+    source = (
+        f"{group.converged_runs} published runs of the same hyperparameters (global batch "
+        f"{stated.global_batch_size:,}, learning rate {stated.learning_rate:g})"
+    )
+    return Convergence(source, normal=(mean, spread), common_deviation=deviation)
+
+
+def _see_before_rounding(group: PublishedConvergence) -> tuple[float, float]:
+    """Mean and deviation of the points that nobody sees: what is published lies on the evaluations,
+    half an interval later on average, and spreads more."""
+    interval = group.evaluation_interval_samples
+    spread = math.sqrt(max(group.deviation_samples**2 - interval**2 / 12, 0.0))
+    return group.mean_samples - interval / 2, spread
+
+
+@functools.cache
+def compare_groups_with_references(without: Hyperparameters) -> tuple[float, float]:
+    """How published groups of hyperparameters converge against the references of their batches.
+
+    Returns the geometric mean of the ratios and the standard deviation of their logarithms, over
+    all groups but `without` at batches that references cover.
+    """
+    records = load_references("bert")
+    smallest, largest = records[0].global_batch_size, records[-1].global_batch_size
+    ratios = []
+    for group in load_published_convergence():
+        batch = group.hyperparameters.global_batch_size
+        if smallest <= batch <= largest and not group.hyperparameters.equal(without):
+            reference = find_reference(records, batch, "bert").mean
+            reference -= REFERENCE_GRANULARITY_SAMPLES / 2
+            ratios.append(math.log(_see_before_rounding(group)[0] / reference))
+    return math.exp(fmean(ratios)), stdev(ratios)
 
 
 def _follow(reference: Reference, unit: str, earlier: float) -> Convergence:
@@ -135,7 +202,7 @@ def _follow(reference: Reference, unit: str, earlier: float) -> Convergence:
     if reference.points:
         source = f"{len(reference.points)} reference runs at global batch {batch:,}"
         points = tuple(point - earlier for point in reference.points)
-        return Convergence(source, points, reference_learning_rate=reference.learning_rate)
+        return Convergence(source, points)
     source = f"the reference points next to global batch {batch:,}, interpolated, in {unit}"
     return Convergence(source, normal=(reference.mean - earlier, reference.deviation))
 

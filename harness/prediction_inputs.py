@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,8 @@ from harness.prediction_convergence import (
     RESNET_LARGEST_SMALL_BATCH,
     Convergence,
     find_bert_convergence,
+    find_group,
+    find_known_reference,
     find_resnet_convergence,
     follow_runs,
     spread_over_schedule,
@@ -77,12 +78,15 @@ def choose_convergence(
                 "later than predicted here"
             )
     else:
-        convergence, reference = find_bert_convergence(batch, settings.learning_rate)
-        theirs = convergence.reference_learning_rate
-        if theirs and not math.isclose(theirs, settings.learning_rate, rel_tol=1e-3):
+        stated = settings.hyperparameters
+        assert stated is not None
+        convergence, reference = find_bert_convergence(stated)
+        if find_group(stated) is None and find_known_reference(stated) is None:
             notes.append(
-                f"learning rate {settings.learning_rate:g} is not the reference's {theirs:g}: that "
-                "runs converge like the reference is an assumption"
+                f"nobody has published runs with these hyperparameters (global batch {batch:,}, "
+                f"learning rate {stated.learning_rate:g}, {stated.training_steps:,} training "
+                f"steps, weight decay {stated.weight_decay:g}, betas {stated.beta_1:g} and "
+                f"{stated.beta_2:g}): when they converge is a guess, and widens the band"
             )
     if batch < reference.global_batch_size:
         notes.append(

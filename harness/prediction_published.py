@@ -6,7 +6,7 @@ import csv
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from harness.commands import InputError
@@ -15,6 +15,26 @@ FOLDER = Path(__file__).parent
 RESULTS_FILE = FOLDER / "published_results.csv"
 CONVERGENCE_FILE = FOLDER / "published_convergence.csv"
 SIZE_LIMIT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """BERT's group of hyperparameters: the batch, the schedule and LAMB's, all that moves when runs
+    converge. Within a group published sets differ as runs do by chance (docs/prediction.md)."""
+
+    global_batch_size: int
+    learning_rate: float
+    training_steps: int
+    warmup_steps: int
+    start_warmup_step: int
+    weight_decay: float
+    beta_1: float
+    beta_2: float
+
+    def equal(self, other: Hyperparameters) -> bool:
+        """True for the same group: every value is the same to within a thousandth."""
+        values = zip(astuple(self), astuple(other), strict=True)
+        return all(math.isclose(a, b, rel_tol=1e-3) for a, b in values)
 
 
 @dataclass(frozen=True)
@@ -32,7 +52,7 @@ class PublishedResult:
     accelerators_per_node: int
     network_gigabits_per_node: int
     global_batch_size: int
-    learning_rate: float
+    hyperparameters: Hyperparameters | None
     evaluation_grid: int
     minutes: float
     converged_at: float
@@ -62,8 +82,7 @@ class PublishedResult:
 class PublishedConvergence:
     """Samples to the target of BERT-large over all published runs of one hyperparameter group."""
 
-    global_batch_size: int
-    learning_rate: float
+    hyperparameters: Hyperparameters
     evaluation_interval_samples: int
     sets: int
     converged_runs: int
@@ -79,9 +98,8 @@ class PublishedConvergence:
         total = self.converged_runs * self.mean_samples
         mean = (total - result.converged_runs * result.converged_mean) / runs
         return PublishedConvergence(
-            self.global_batch_size, self.learning_rate, self.evaluation_interval_samples,
-            self.sets - 1, runs, self.failed_runs - result.failed_runs, mean,
-            self.deviation_samples,
+            self.hyperparameters, self.evaluation_interval_samples, self.sets - 1, runs,
+            self.failed_runs - result.failed_runs, mean, self.deviation_samples,
         )  # fmt: skip
 
 
@@ -101,7 +119,9 @@ def load_published_results(path: Path = RESULTS_FILE) -> tuple[PublishedResult, 
             accelerators_per_node=row.count("accelerators_per_node", least=1),
             network_gigabits_per_node=row.count("network_gigabits_per_node", least=0),
             global_batch_size=row.count("global_batch_size", least=1),
-            learning_rate=row.number("learning_rate", positive=True),
+            hyperparameters=(
+                _read_hyperparameters(row) if row.text("benchmark") == "bert" else None
+            ),
             evaluation_grid=row.count("evaluation_grid", least=1),
             minutes=row.number("minutes", positive=True),
             converged_at=row.number("converged_at", positive=True),
@@ -122,8 +142,7 @@ def load_published_convergence(
     """Read the table of convergence points. Raises InputError naming file, line and column."""
     return tuple(
         PublishedConvergence(
-            global_batch_size=row.count("global_batch_size", least=1),
-            learning_rate=row.number("learning_rate", positive=True),
+            hyperparameters=_read_hyperparameters(row),
             evaluation_interval_samples=row.count("evaluation_interval_samples", least=1),
             sets=row.count("sets", least=1),
             converged_runs=row.count("converged_runs", least=1),
@@ -132,6 +151,19 @@ def load_published_convergence(
             deviation_samples=row.number("deviation_samples"),
         )
         for row in _read_rows(path)
+    )
+
+
+def _read_hyperparameters(row: _Row) -> Hyperparameters:
+    return Hyperparameters(
+        global_batch_size=row.count("global_batch_size", least=1),
+        learning_rate=row.number("learning_rate", positive=True),
+        training_steps=row.count("training_steps", least=1),
+        warmup_steps=row.count("warmup_steps", least=0),
+        start_warmup_step=-row.count("start_warmup_step", least=0, sign=-1),
+        weight_decay=row.number("weight_decay"),
+        beta_1=row.number("beta_1", positive=True),
+        beta_2=row.number("beta_2", positive=True),
     )
 
 
@@ -151,19 +183,21 @@ class _Row:
             raise InputError(f"{self.where}: '{column}' must be {' or '.join(known)}, is '{value}'")
         return value
 
-    def number(self, column: str, positive: bool = False) -> float:
+    def number(self, column: str, positive: bool = False, sign: int = 1) -> float:
+        """A column's number, -1 as sign: of one that must not be above 0."""
         text = self.text(column)
         try:
-            value = float(text)
+            value = sign * float(text) + 0.0
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or value < 0 or (positive and value == 0):
-            wanted = "a positive number" if positive else "a number, 0 or more"
+            wanted = "a number, 0 or more" if sign == 1 else "a number, 0 or less"
+            wanted = "a positive number" if positive else wanted
             raise InputError(f"{self.where}: '{column}' must be {wanted}, is '{text}'")
         return value
 
-    def count(self, column: str, least: int) -> int:
-        value = self.number(column)
+    def count(self, column: str, least: int, sign: int = 1) -> int:
+        value = self.number(column, sign=sign)
         if value != int(value) or value < least:
             text = self.values[column]
             wanted = f"a whole number of at least {least}"

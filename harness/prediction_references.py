@@ -11,6 +11,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from harness.commands import InputError
+from harness.prediction_published import Hyperparameters
 
 RULESET = "4.0.0"
 # Runs of a result, and how many of them count after the fastest and the slowest are dropped.
@@ -31,7 +32,7 @@ class Reference:
     mean: float
     deviation: float
     kept: int
-    learning_rate: float | None
+    hyperparameters: Hyperparameters | None
 
     def compute_minimum_mean(self, benchmark: str) -> float:
         """The smallest mean that the convergence test accepts of a result (5 %, one-sided).
@@ -67,14 +68,28 @@ def load_references(benchmark: str) -> list[Reference]:
 
 def _read_record(record: dict[str, Any]) -> Reference:
     points = sorted(float(point) for point in record["Epochs to converge"])
-    rate = record["Hyperparams"].get("opt_base_learning_rate")
     return Reference(
         global_batch_size=int(record["BS"]),
         points=tuple(points),
         mean=fmean(points[1:-1]),
         deviation=pstdev(points),
         kept=len(points) - 2,
-        learning_rate=float(rate) if isinstance(rate, (int, float)) else None,
+        hyperparameters=_read_hyperparameters(int(record["BS"]), record["Hyperparams"]),
+    )
+
+
+def _read_hyperparameters(batch: int, stated: dict[str, Any]) -> Hyperparameters | None:
+    if "opt_lamb_beta_1" not in stated:
+        return None
+    return Hyperparameters(
+        global_batch_size=batch,
+        learning_rate=float(stated["opt_base_learning_rate"]),
+        training_steps=int(stated["opt_learning_rate_training_steps"]),
+        warmup_steps=int(stated["num_warmup_steps"]),
+        start_warmup_step=int(stated["start_warmup_step"]),
+        weight_decay=float(stated["opt_lamb_weight_decay_rate"]),
+        beta_1=float(stated["opt_lamb_beta_1"]),
+        beta_2=float(stated["opt_lamb_beta_2"]),
     )
 
 

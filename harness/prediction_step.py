@@ -42,7 +42,8 @@ class Probe:
     """What a trainer's probe measured: one rank's step on synthetic data.
 
     batch: samples of one step, accumulation included; steps: how many were timed; seconds: their
-    median; p10, p90: the percentiles about it.
+    median; p10, p90: the percentiles about it. ranks: that were measured at once, exchanging
+    gradients where they are more than one.
     """
 
     file: str
@@ -54,6 +55,7 @@ class Probe:
     seconds: float
     p10: float
     p90: float
+    ranks: int = 1
 
     @property
     def spread(self) -> float:
@@ -61,28 +63,33 @@ class Probe:
         return (self.p90 - self.p10) / 2 / self.seconds
 
 
-def read_probe(path: Path, benchmark: str | None = None) -> Probe:
+def read_probe(path: Path, benchmark: str | None = None, alone: bool = False) -> Probe:
     """Read the --json document of `python -m resnet.train probe` or `python -m bert.train probe`.
 
-    benchmark: the one it must be of, None for either. Raises InputError naming file and key for
-    anything else, and OSError where it cannot be read.
+    benchmark: the one it must be of, None for either. alone: of a probe of many ranks take the
+    step without exchange, which a probe of one rank measures. Raises InputError naming file and
+    key for anything else, and OSError where it cannot be read.
     """
     document = _read_json(path)
     found = document.get("benchmark")
     if found not in ([benchmark] if benchmark else ["resnet", "bert"]):
         wanted = f"'{benchmark}'" if benchmark else "'resnet' or 'bert'"
         raise InputError(f"{path}: 'benchmark' is {found!r}, must be {wanted}: another document?")
-    step = document.get("step_seconds")
+    ranks = _take_number({"world_size": 1, **document}, "world_size", str(path))
+    name = "step_seconds_without_exchange" if alone and ranks > 1 else "step_seconds"
+    step = document.get(name)
     if not isinstance(step, dict):
-        raise InputError(f"{path}: 'step_seconds' is missing: give a probe's --json document")
+        raise InputError(f"{path}: '{name}' is missing: give a probe's --json document")
     median, low, high = (
-        _take_number(step, key, f"{path}: step_seconds") for key in ("median", "p10", "p90")
+        _take_number(step, key, f"{path}: {name}") for key in ("median", "p10", "p90")
     )
     batch, steps = (_take_number(document, key, str(path)) for key in ("samples_per_step", "steps"))
-    if batch != int(batch) or steps != int(steps):
-        raise InputError(f"{path}: 'samples_per_step' and 'steps' must be whole numbers")
+    if any(value != int(value) for value in (batch, steps, ranks)):
+        raise InputError(
+            f"{path}: 'samples_per_step', 'steps' and 'world_size' must be whole numbers"
+        )
     if not low <= median <= high:
-        raise InputError(f"{path}: step_seconds must grow from p10 over median to p90")
+        raise InputError(f"{path}: {name} must grow from p10 over median to p90")
     return Probe(
         file=str(path),
         benchmark=str(found),
@@ -93,6 +100,7 @@ def read_probe(path: Path, benchmark: str | None = None) -> Probe:
         seconds=median,
         p10=low,
         p90=high,
+        ranks=int(ranks),
     )
 
 

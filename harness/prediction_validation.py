@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +10,15 @@ from statistics import fmean, median
 
 import numpy as np
 
-from harness.prediction_convergence import Grid, find_bert_convergence, find_resnet_convergence
+from harness.prediction_campaign import BAND, MODEL_DEVIATION
+from harness.prediction_convergence import (
+    Array,
+    Grid,
+    find_bert_convergence,
+    find_group,
+    find_known_reference,
+    find_resnet_convergence,
+)
 from harness.prediction_network import Network
 from harness.prediction_published import PublishedResult, load_published_results
 from harness.prediction_references import RUNS
@@ -52,8 +59,7 @@ SCALED_BY = {
     "ResNet H100 v3.0 plain": "ResNet H100 v3.0",
 }
 CAMPAIGNS = 2000
-# Rows whose batches differ less say too little of the line between them.
-LEAST_BATCH_RATIO = 1.5
+GROUPS = ("several nodes", "one node", "own hyperparameters", "shared ports")
 
 
 @dataclass(frozen=True)
@@ -62,13 +68,22 @@ class Comparison:
 
     training: its own epochs or samples and, where logged, its own evaluation seconds are given, so
     that steps, network, first epoch, start and end are predicted; time: evaluation is predicted
-    too; outright: convergence as well, from what was known without its own runs.
+    too; outright: convergence as well, from what was known without its own runs. band: of the
+    outright prediction, where 90 % of such campaigns would end. known: others ran the same
+    hyperparameters.
     """
 
     result: PublishedResult
     training_minutes: float
     time_minutes: float
     outright_minutes: float
+    band: tuple[float, float]
+    known: bool
+
+    @property
+    def in_band(self) -> bool:
+        """True where the published time lies in the band of the outright prediction."""
+        return self.band[0] <= self.result.minutes <= self.band[1]
 
     @property
     def training_error(self) -> float:
@@ -207,22 +222,58 @@ def _measure_step(result: PublishedResult, step: StepModel) -> float:
 def compare_result(result: PublishedResult) -> Comparison:
     """Predict a published result, with and without its own convergence and evaluation."""
     job = make_job(result)
-    machine = make_machine(result, fit_platform(result.platform))
-    terms = compute_run_seconds(job, machine, result.converged_at)
-    if result.benchmark == "resnet":
+    step = fit_platform(result.platform)
+    terms = compute_run_seconds(job, make_machine(result, step), result.converged_at)
+    return Comparison(
+        result=result,
+        training_minutes=predict_training(result, step),
+        time_minutes=terms.total / 60,
+        outright_minutes=predict_outright(result, step),
+        band=predict_band(result, step),
+        known=is_known(result),
+    )
+
+
+def is_known(result: PublishedResult) -> bool:
+    """True where when it converges could be known before: others ran its hyperparameters."""
+    stated = result.hyperparameters
+    if stated is None:
+        return True
+    return find_group(stated, result) is not None or find_known_reference(stated) is not None
+
+
+@functools.cache
+def _draw_points(result: PublishedResult) -> Array:
+    """Where the counted runs of simulated campaigns converge, known without the result's own."""
+    if result.hyperparameters is None:
         convergence, _ = find_resnet_convergence(result.global_batch_size)
     else:
-        convergence, _ = find_bert_convergence(
-            result.global_batch_size, result.learning_rate, without=result
-        )
-    runs = RUNS[result.benchmark]
-    points = convergence.draw(job.grid, (CAMPAIGNS, runs), np.random.default_rng(0))
+        convergence, _ = find_bert_convergence(result.hyperparameters, without=result)
+    shape = (CAMPAIGNS, RUNS[result.benchmark])
+    points = convergence.draw(make_job(result).grid, shape, np.random.default_rng(0))
     # A failed run is the slowest: NaN sorts last. Campaigns with two are no result.
     kept = np.sort(points, axis=1)[:, 1:-1]
-    expected = float(np.nanmean(kept[~np.isnan(kept).any(axis=1)]))
-    outright = compute_run_seconds(job, machine, expected).total / 60
-    training = predict_training(result, machine.step)
-    return Comparison(result, training, terms.total / 60, outright)
+    found: Array = kept[~np.isnan(kept).any(axis=1)]
+    return found
+
+
+def predict_outright(result: PublishedResult, step: StepModel) -> float:
+    """Minutes of a published result from what was known without its own runs."""
+    expected = float(_draw_points(result).mean())
+    return compute_run_seconds(make_job(result), make_machine(result, step), expected).total / 60
+
+
+def predict_band(result: PublishedResult, step: StepModel) -> tuple[float, float]:
+    """Minutes between which 90 % of the simulated campaigns of a published result end."""
+    job, machine, points = make_job(result), make_machine(result, step), _draw_points(result)
+    updates = points * job.samples_per_point / job.global_batch_size
+    evaluations = np.searchsorted(np.asarray(job.grid.points), points, side="right")
+    seconds = updates * compute_update_seconds(job, machine).total
+    seconds = seconds + evaluations * compute_evaluation_seconds(job, machine)
+    seconds = seconds + machine.first_epoch_extra_seconds + machine.start_stop_seconds
+    pace = np.random.default_rng(1).normal(0.0, MODEL_DEVIATION, len(points))
+    low, high = np.percentile(np.exp(pace) * seconds.mean(axis=1) / 60, BAND)
+    return float(low), float(high)
 
 
 def predict_training(result: PublishedResult, step: StepModel) -> float:
@@ -244,49 +295,12 @@ def compare_all() -> list[Comparison]:
 
 
 def group_comparisons(comparisons: list[Comparison]) -> dict[str, list[Comparison]]:
-    """Split by what the model is to be judged on: several nodes, one node, shared ports."""
-    groups: dict[str, list[Comparison]] = {"several nodes": [], "one node": [], "shared ports": []}
+    """Split by what the model is to be judged on, by what is known before a run alone: several
+    nodes and one node, hyperparameters that nobody else ran, nodes that share ports."""
+    groups: dict[str, list[Comparison]] = {name: [] for name in GROUPS}
     for comparison in comparisons:
         result = comparison.result
         key = "one node" if result.nodes == 1 else "several nodes"
+        key = key if comparison.known else "own hyperparameters"
         groups["shared ports" if result.shares_ports else key].append(comparison)
     return groups
-
-
-@dataclass(frozen=True)
-class Variation:
-    """Errors of a platform's rows on several nodes when any other two of its rows are the anchors.
-
-    mean, bias: median and worst over the pairs of rows whose batches differ 1.5 times or more.
-    """
-
-    platform: str
-    pairs: int
-    mean: float
-    worst_mean: float
-    bias: float
-    worst_bias: float
-
-
-def vary_anchors(platform: str) -> Variation | None:
-    """Fit a platform to every pair of its rows in turn; None where fewer than two pairs fit."""
-    rows = [r for r in load_published_results() if r.platform == platform and not r.shares_ports]
-    found = []
-    for first, second in itertools.combinations(rows, 2):
-        batches = sorted((first.local_batch, second.local_batch))
-        untimed = first.evaluation_seconds == 0 or second.evaluation_seconds == 0
-        if batches[1] < LEAST_BATCH_RATIO * batches[0] or untimed:
-            continue
-        try:
-            step = fit_pair(first, second)
-        except ValueError:
-            continue
-        others = [row for row in rows if row.nodes > 1 and row not in (first, second)]
-        if others:
-            found.append(summarize(predict_training(r, step) / r.minutes - 1 for r in others))
-    if len(found) < 2:
-        return None
-    biases = [statistics.bias for statistics in found]
-    means = [statistics.mean for statistics in found]
-    worst = max(biases, key=abs)
-    return Variation(platform, len(found), median(means), max(means), median(biases), worst)

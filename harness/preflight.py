@@ -108,7 +108,7 @@ def compose_module(file: Path, options: argparse.Namespace) -> list[str]:
     if options.resnet_probe is not None:
         from harness.prediction_step import read_probe
 
-        probe = read_probe(options.resnet_probe, "resnet")
+        probe = read_probe(options.resnet_probe, "resnet", alone=True)
         module += ["--images-per-second", str(probe.batch / probe.seconds)]
     return module
 

@@ -16,13 +16,18 @@ WARMUP_STEPS = 3
 
 
 def measure_steps(
-    step: Callable[[], None], steps: int, samples_per_step: int, device: torch.device
+    step: Callable[[], None],
+    steps: int,
+    samples_per_step: int,
+    device: torch.device,
+    shown: bool = True,
 ) -> dict[str, Any]:
     """Time `steps` steps one by one after a few untimed ones.
 
     Returns {"device", "steps", "samples_per_step", "samples_per_second" (from the median),
     "step_seconds": {"median", "p10", "p90", "min", "max"}}. Each step is waited for on its
-    device, so a GPU's figure includes the launch of the work.
+    device, so a GPU's figure includes the launch of the work. shown: whether this process shows
+    progress.
     """
     seconds: list[float] = []
     progress = Progress("probe", steps, "steps")
@@ -33,8 +38,10 @@ def measure_steps(
             torch.cuda.synchronize(device)
         if number >= WARMUP_STEPS:
             seconds.append(time.perf_counter() - start)
-            progress.update(len(seconds))
-    progress.finish(len(seconds))
+            if shown:
+                progress.update(len(seconds))
+    if shown:
+        progress.finish(len(seconds))
     seconds.sort()
     median = statistics.median(seconds)
     return {

@@ -40,14 +40,24 @@ def parse_trainer_arguments(
     timed.add_argument("--system", required=True, type=Path, help="systems/NAME.toml")
     timed.add_argument("--log", required=True, type=Path, help="the log file to write")
     measured = commands.add_parser("probe", help="the rate of the step on synthetic data")
-    measured.add_argument("--config", required=True, type=Path)
+    measured.add_argument("--system", type=Path, help="systems/NAME.toml: on every rank of it, "
+                          "with what they exchange")  # fmt: skip
+    measured.add_argument("--config", type=Path, help="a configuration (default: the system's)")
     measured.add_argument("--steps", type=int, default=20)
     measured.add_argument("--device", choices=("cpu", "cuda"), default=None)
     measured.add_argument("--json", action="store_true")
     measured.add_argument(
         "--profile", type=Path, metavar="DIR", help="write a trace and a table by kind of work"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.command == "probe":
+        if options.system is None and options.config is None:
+            measured.error("give --config (one rank) or --system (all ranks of it)")
+        if options.system is not None and options.device is not None:
+            measured.error("--device: with --system the system file says which")
+        if options.system is not None and options.profile is not None:
+            measured.error("--profile is of one rank: give --config without --system")
+    return options
 
 
 def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:

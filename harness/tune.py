@@ -9,17 +9,35 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.commands import GOOD, NOT_GOOD, Parser, run_command
 from harness.files import write_atomically
+from harness.launch import compose_probe
 from harness.predict import count, count_cores, positive
 from harness.progress import format_seconds
 from harness.systems import System, find_system_file, load_system
 from harness.tuning_files import read_text, replace_values, write_tuned
-from harness.tuning_knobs import Key, Knob, Value, Values, list_knobs, take_count
-from harness.tuning_probes import Measured, Ranks, choose_ranks, compose_input, compose_step
+from harness.tuning_knobs import (
+    Key,
+    Knob,
+    Place,
+    Value,
+    Values,
+    list_knobs,
+    take_count,
+    write_value,
+)
+from harness.tuning_probes import (
+    Measured,
+    Ranks,
+    choose_ranks,
+    compose_input,
+    compose_step,
+    measure_exchange,
+)
 from harness.tuning_probes import measure as run_probes
 from harness.tuning_record import Record, Trial, describe_origin
 from harness.tuning_report import Search, describe, write_page, write_text
@@ -34,6 +52,7 @@ from harness.tuning_search import (
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ("resnet", "bert")
+KINDS = ("step", "exchange", "input")
 # Steps of the trial that finds how many steps fill --seconds, and the least and most of them.
 FIRST_STEPS, LEAST_STEPS, MOST_STEPS = 5, 5, 2000
 
@@ -48,8 +67,13 @@ class Tuning:
         texts = {name: read_text(file) for name, file in self.files.items()}
         self.texts = {name: text for name, (text, _) in texts.items()}
         self.tables = {name: table for name, (_, table) in texts.items()}
+        place = Place(count_cores(), system.nodes.device)
         self.knobs = {
-            name: list_knobs(self.files[name], name, self.tables[name], count_cores())
+            name: [
+                knob
+                for knob in list_knobs(self.files[name], name, self.tables[name], place)
+                if is_searched(knob, system, options.knobs)
+            ]
             for name in names
         }
         self.chosen: dict[str, dict[Key, Value]] = {name: {} for name in names}
@@ -58,12 +82,13 @@ class Tuning:
         self.record: Record
 
     def search(self, record: Record) -> list[Decision]:
-        """Search all knobs: those of the step first, since the input only has to keep up."""
+        """Search all knobs: those of the step first, then what it exchanges, then the input, which
+        only has to keep up."""
         self.record = record
         knobs = [knob for found in self.knobs.values() for knob in found]
         tests = count_tests(knobs)
         decisions = []
-        for knob in sorted(knobs, key=lambda one: one.kind == "input"):
+        for knob in sorted(knobs, key=lambda one: KINDS.index(one.kind)):
             found = search_knob(knob, self.measure, self.options.level / tests)
             self.chosen[knob.benchmark].update(found.changed)
             decisions.append(found)
@@ -73,53 +98,61 @@ class Tuning:
         """Make one trial, or take it from an earlier call. Raises OutOfTime."""
         changes = {**self.chosen[knob.benchmark], **dict(zip(knob.keys, values, strict=True))}
         if knob.kind == "input":
-            return self._try(knob.benchmark, knob.name, knob.describe(values), number, changes, 0)
+            return self._try(knob, knob.describe(values), number, changes, 0)
         # How many steps are timed is found with the present values, once, and is the same for all.
-        first = self._try(knob.benchmark, "steps", "present", 0, {}, FIRST_STEPS)
+        name = "steps" if knob.kind == "step" else "steps of all ranks"
+        first = self._try(replace(knob, name=name), "present", 0, {}, FIRST_STEPS)
         if first.misused:
             return first
         steps = FIRST_STEPS
         if first.status == "measured":
             steps = round(self.options.seconds / first.step_seconds["median"])
         steps = min(max(steps, LEAST_STEPS), MOST_STEPS)
-        return self._try(knob.benchmark, knob.name, knob.describe(values), number, changes, steps)
+        return self._try(knob, knob.describe(values), number, changes, steps)
 
     def _try(
-        self, benchmark: str, knob: str, settings: str, number: int,
-        changes: Mapping[Key, Value], steps: int,
-    ) -> Measured:  # fmt: skip
+        self, knob: Knob, settings: str, number: int, changes: Mapping[Key, Value], steps: int
+    ) -> Measured:
+        benchmark = knob.benchmark
         kept = self.chosen[benchmark] if number else {}
-        beside = ", ".join(f"{key} {value}" for (_, key), value in kept.items())
-        earlier = self.record.find((benchmark, knob, settings, beside, number))
+        beside = ", ".join(f"{key} {write_value(value)}" for (_, key), value in kept.items())
+        earlier = self.record.find((benchmark, knob.name, settings, beside, number))
         if earlier is not None:
             return earlier
         limit, table = self.budget.allow(), self.tables[benchmark]
-        found = run_probes(
-            self._compose(benchmark, changes, steps), "step" if steps else "input", limit
-        )
+        found = self._run(knob, changes, steps, limit)
         batch: Key = ("batch", "local_batch_size")
         local = int(changes.get(batch) or take_count(self.files[benchmark], table, batch))
-        trial = Trial(benchmark, knob, settings, beside, number, local, found)
+        trial = Trial(benchmark, knob.name, settings, beside, number, local, found)
         self.record.add(trial)
         found = self.record.weigh(trial)
         self.made += 1
         self.budget.longest_trial_seconds = max(self.budget.longest_trial_seconds, found.seconds)
-        self._report(benchmark, knob, settings, found)
+        self._report(benchmark, knob.name, settings, found)
         if found.status == "cut off" and self.budget.left_seconds <= 1:
             raise OutOfTime
         return found  # cut off long before the end: as good as failed, until the next call
 
-    def _compose(self, benchmark: str, changes: Mapping[Key, Value], steps: int) -> list[list[str]]:
+    def _run(self, knob: Knob, changes: Mapping[Key, Value], steps: int, limit: float) -> Measured:
+        if knob.kind == "input":
+            return run_probes(self._compose_input(knob.benchmark, changes), "input", limit)
+        trial = self.record.folder / f".trial_{knob.benchmark}.toml"
+        with write_atomically(trial) as target:
+            text = replace_values(self.files[knob.benchmark], self.texts[knob.benchmark], changes)
+            target.write(text)
+        config = trial.resolve()
+        if knob.kind == "exchange":
+            file = find_system_file(self.options.system, ROOT / "systems")
+            command = compose_probe(self.system, file, knob.benchmark, steps, config)
+            return measure_exchange(command, limit)
+        commands = [
+            compose_step(self.ranks, rank, knob.benchmark, config, steps)
+            for rank in range(self.ranks.count)
+        ]
+        return run_probes(commands, "step", limit)
+
+    def _compose_input(self, benchmark: str, changes: Mapping[Key, Value]) -> list[list[str]]:
         file = self.files[benchmark]
-        if steps:
-            trial = self.record.folder / f".trial_{benchmark}.toml"
-            with write_atomically(trial) as target:
-                target.write(replace_values(file, self.texts[benchmark], changes))
-            config = trial.resolve()
-            return [
-                compose_step(self.ranks, rank, benchmark, config, steps)
-                for rank in range(self.ranks.count)
-            ]
         table = copy.deepcopy(self.tables[benchmark])
         for (section, key), value in changes.items():
             table[section][key] = value
@@ -146,6 +179,20 @@ class Tuning:
         )
 
 
+def is_searched(knob: Knob, system: System, chosen: str | None) -> bool:
+    """True for a knob that can be measured where this is started.
+
+    chosen: node, ranks, all or None (--knobs): what only shows across ranks is started by the
+    system's launcher; unless asked for, only where one machine without a container is all there is.
+    """
+    if chosen is None:
+        here = system.nodes.one_machine or system.nodes.count == 1
+        chosen = "all" if here and system.container.runtime == "none" else "node"
+    if knob.kind != "exchange":
+        return chosen != "ranks"
+    return chosen != "node" and system.nodes.world_size > 1
+
+
 def main(arguments: Sequence[str]) -> int:
     """Search, write the folder and print the table; status 1 where nothing could be measured."""
     options = parse(arguments)
@@ -163,7 +210,7 @@ def main(arguments: Sequence[str]) -> int:
             compose_input(ranks, 0, ROOT, file, tuning.tables[name], options.seconds)
     settings = {
         "ranks at once (--ranks)": ranks.count, "--seconds": options.seconds,
-        "--benchmark": options.benchmark, "--level": options.level,
+        "--benchmark": options.benchmark, "--level": options.level, "--knobs": options.knobs,
     }  # fmt: skip
     record = Record(output, describe_origin({"system": system_file, **tuning.files}, settings))
     # An end by the job's system ends the probes too, as Ctrl-C does.
@@ -231,6 +278,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="of this call; no probe runs longer",
     )  # fmt: skip
     parser.add_argument("--benchmark", choices=(*BENCHMARKS, "all"), default="all")
+    parser.add_argument(
+        "--knobs", choices=("node", "ranks", "all"),
+        help="what one node's probes measure, what those of all ranks of the system do (by its "
+        "launcher), or both (default: both where one machine without a container is all there is, "
+        "else node)",
+    )  # fmt: skip
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="default: results/tune/NAME of the system"
     )

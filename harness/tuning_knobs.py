@@ -16,25 +16,33 @@ from harness.commands import InputError
 from harness.ops.table import TABLE
 
 Key = tuple[str, str]  # section, key
-Value = int | str
+Value = bool | int | str
 Values = tuple[Value, ...]
-Kind = Literal["step", "input"]
+Kind = Literal["step", "exchange", "input"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the search runs: cores that it may use, and the ranks' device."""
+
+    cores: int
+    device: Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
 class Rule:
     """One line of the table of knobs.
 
-    kind: what measures it, the training step or the input pipeline. propose: other values of the
-    keys, from the present ones and the cores of this machine. why: why it cannot change
-    convergence.
+    kind: what measures it: the training step of this machine's ranks, each alone; the step of all
+    ranks of the system with its exchange; or the input pipeline. propose: other values of the keys,
+    from the present ones and the place. why: why it cannot change convergence.
     """
 
     name: str
-    benchmark: str
+    benchmark: Literal["resnet", "bert", "both"]
     kind: Kind
     keys: tuple[Key, ...]
-    propose: Callable[[tuple[int, ...], int], list[tuple[int, ...]]]
+    propose: Callable[[tuple[int, ...], Place], list[tuple[int, ...]]]
     why: str
 
 
@@ -53,30 +61,52 @@ class Knob:
     def describe(self, values: Values) -> str:
         """Write values as settings: local_batch_size 48, gradient_accumulation_steps 2."""
         pairs = zip(self.keys, values, strict=True)
-        return ", ".join(f"{key} {value}" for (_, key), value in pairs)
+        return ", ".join(f"{key} {write_value(value)}" for (_, key), value in pairs)
 
 
-def split_batch(present: tuple[int, ...], cores: int) -> list[tuple[int, ...]]:
+def write_value(value: Value) -> str:
+    """A value as it stands in a configuration, texts without their quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def split_batch(present: tuple[int, ...], place: Place) -> list[tuple[int, ...]]:
     """The two next smaller and larger micro-batches that divide a rank's share of the batch."""
     share = present[0] * present[1]
     fitting = [size for size in range(1, share + 1) if share % size == 0]
-    place = fitting.index(present[0])
-    near = [*fitting[max(0, place - 2) : place], *fitting[place + 1 : place + 3]]
+    at = fitting.index(present[0])
+    near = [*fitting[max(0, at - 2) : at], *fitting[at + 1 : at + 3]]
     return [(size, share // size) for size in sorted(near, reverse=True)]
 
 
-def propose_threads(present: tuple[int, ...], cores: int) -> list[tuple[int, ...]]:
+def propose_threads(present: tuple[int, ...], place: Place) -> list[tuple[int, ...]]:
     """Half, two thirds, four thirds and twice as many, and never more than there are cores."""
     (threads,) = present
     values = {threads // 2, threads * 2 // 3, -(-threads * 4 // 3), threads * 2} - {threads}
-    return [(value,) for value in sorted(values) if 1 <= value <= cores]
+    return [(value,) for value in sorted(values) if 1 <= value <= place.cores]
 
 
-def propose_prefetch(present: tuple[int, ...], cores: int) -> list[tuple[int, ...]]:
+def propose_prefetch(present: tuple[int, ...], place: Place) -> list[tuple[int, ...]]:
     """One batch fewer, one more, and twice as many."""
     (batches,) = present
     values = {batches - 1, batches + 1, batches * 2} - {batches}
     return [(value,) for value in sorted(values) if value >= 1]
+
+
+def propose_buckets(present: tuple[int, ...], place: Place) -> list[tuple[int, ...]]:
+    """A quarter, half, twice and four times as many megabytes."""
+    (megabytes,) = present
+    values = {megabytes // 4, megabytes // 2, megabytes * 2, megabytes * 4} - {megabytes}
+    return [(value,) for value in sorted(values) if value >= 1]
+
+
+def switch(present: tuple[int, ...], place: Place) -> list[tuple[int, ...]]:
+    """The other of on and off."""
+    return [(not present[0],)]
+
+
+def switch_graph(present: tuple[int, ...], place: Place) -> list[tuple[int, ...]]:
+    """The other of on and off; a CPU has no graphs."""
+    return [] if place.device == "cpu" else switch(present, place)
 
 
 RULES = (
@@ -88,12 +118,25 @@ RULES = (
         "batch stays, and a portion's mean weighs its masked tokens as a rank's does",
     ),
     Rule(
+        "graph of the step", "both", "step", (("graphs", "step"),), switch_graph,
+        "the same kernels in the same order, launched by the device or by the host",
+    ),
+    Rule(
         "input threads", "resnet", "input", (("input", "threads"),), propose_threads,
         "threads decode the same images in the same order",
     ),
     Rule(
         "input prefetch", "resnet", "input", (("input", "prefetch_batches"),), propose_prefetch,
         "the same batches are made earlier or later",
+    ),
+    Rule(
+        "bucket size", "both", "exchange", (("communication", "bucket_megabytes"),),
+        propose_buckets,
+        "the same gradients are summed over the same ranks, in other portions",
+    ),
+    Rule(
+        "sharded optimizer", "bert", "exchange", (("communication", "sharded_optimizer"),), switch,
+        "every weight gets the same update, on one rank or on all",
     ),
 )  # fmt: skip
 
@@ -103,7 +146,7 @@ LEFT_ALONE = (
     ("resnet", "input.shuffle_buffer_images", "it changes the order of the images"),
     ("bert", "input.prefetch_batches", "no probe measures BERT's input alone"),
     ("bert", "evaluation.local_batch_size", "no probe measures evaluation alone"),
-    ("both", "communication.bucket_megabytes", "a probe's ranks exchange nothing"),
+    ("both", "graphs.evaluation", "no probe measures evaluation alone"),
     ("both", "precision.format", "it changes numerics beyond the order of rounding"),
     (
         "both",
@@ -114,16 +157,16 @@ LEFT_ALONE = (
 )
 
 
-def list_knobs(file: Path, benchmark: str, table: Mapping[str, Any], cores: int) -> list[Knob]:
+def list_knobs(file: Path, benchmark: str, table: Mapping[str, Any], place: Place) -> list[Knob]:
     """Apply the rules to a configuration, in the order of the search; knobs without choice too.
 
-    Raises InputError naming file and key where a knob's key is missing or no count.
+    Raises InputError naming file and key where a key is missing or neither a count nor a switch.
     """
     found = []
     for rule in RULES:
-        if rule.benchmark == benchmark:
-            present = tuple(take_count(file, table, key) for key in rule.keys)
-            candidates = tuple(rule.propose(present, cores))
+        if rule.benchmark in (benchmark, "both"):
+            present = tuple(_take_value(file, table, key) for key in rule.keys)
+            candidates = tuple(rule.propose(present, place))
             found.append(
                 Knob(rule.name, benchmark, rule.kind, rule.keys, present, candidates, rule.why)
             )
@@ -149,6 +192,11 @@ def _take_section(file: Path, table: Mapping[str, Any], name: str) -> Mapping[st
     if not isinstance(section, dict):
         raise InputError(f"{file}: section [{name}] is missing: add it, as in the shipped files")
     return section
+
+
+def _take_value(file: Path, table: Mapping[str, Any], key: Key) -> int:
+    value = _take_section(file, table, key[0]).get(key[1])
+    return value if isinstance(value, bool) else take_count(file, table, key)
 
 
 def take_count(file: Path, table: Mapping[str, Any], key: Key) -> int:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from harness.commands import InputError
+from harness.processes import adopt_orphans, run_tree
 from harness.systems import System
 from harness.tuning_knobs import Kind, take_count
 
@@ -83,6 +84,31 @@ def compose_step(ranks: Ranks, rank: int, benchmark: str, config: Path, steps: i
     arguments = ["probe", "--config", str(config), "--steps", str(steps)]
     arguments += ["--device", ranks.device, "--json"]
     return [*_enter(ranks, rank), "-m", f"{benchmark}.train", *arguments]
+
+
+def measure_exchange(command: list[str], limit_seconds: float) -> Measured:
+    """Run one command that starts all ranks of the system, and read what rank 0 measured.
+
+    As a campaign's launcher is run: at the limit it is ended ("cut off") with all that it started.
+    """
+    adopt_orphans()
+    start = time.monotonic()
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        errors = Path(folder) / "errors"
+        shell = ["sh", "-c", 'exec "$@" 2>"$0"', str(errors), *command]  # stdout: the document
+        status = run_tree(shell, lines.append, limit_seconds, ROOT)
+        seconds = time.monotonic() - start
+        said = errors.read_text(encoding="utf-8", errors="replace") if errors.exists() else ""
+    if status is None:
+        return Measured("cut off", seconds, message=f"not done within {limit_seconds:.0f} s")
+    if status:
+        spoken = [line for line in said.splitlines() if line.strip()]
+        first = next((line for line in spoken if line.startswith("error: ")), "")
+        message = first or (spoken or [f"the launcher ended with status {status}"])[-1]
+        # 127: the shell finds no launcher; no setting would.
+        return Measured("failed", seconds, message=_clean(message), misused=status in (2, 127))
+    return _take("\n".join(lines)[-OUTPUT_LIMIT_BYTES:], "exchange", seconds)
 
 
 def compose_input(

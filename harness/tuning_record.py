@@ -181,7 +181,7 @@ def _read_trial(row: Any) -> Trial:
         raise ValueError
     if any(type(value) is not float or not 0 < value < 1e15 for value in step.values()):
         raise ValueError
-    if values["status"] == "measured" and row["knob"] == "steps" and not step:
+    if values["status"] == "measured" and row["knob"].startswith("steps") and not step:
         raise ValueError
     names = ("benchmark", "knob", "settings", "beside")
     if any(type(row[name]) is not str for name in names):

@@ -15,14 +15,12 @@ from harness.page import (
     write_words,
 )
 from harness.prediction_pictures import COLOURS, Series, draw_bars, draw_points
-from harness.tuning_knobs import LEFT_ALONE
+from harness.tuning_knobs import LEFT_ALONE, Value, write_value
 from harness.tuning_record import Record
 from harness.tuning_search import Decision, Outcome
 
 NAMES = {"resnet": "ResNet-50", "bert": "BERT-large"}
-UNITS = {
-    ("resnet", "step"): "images/s", ("resnet", "input"): "images/s", ("bert", "step"): "sequences/s"
-}  # fmt: skip
+UNITS = {"resnet": "images/s", "bert": "sequences/s"}
 HEAD = ("benchmark", "knob", "value", "trials", "rate of a rank", "time", "p", "verdict")
 NUMBERS = frozenset({3, 4, 5, 6})
 
@@ -51,7 +49,7 @@ def list_rows(search: Search) -> Iterator[tuple[str, ...]]:
             yield (knob.benchmark, knob.name, values, "", "", "", "", "no other value to try")
             continue
         for one in (decision.present, *decision.candidates):
-            rate = f"{1 / one.seconds:,.1f} {UNITS[knob.benchmark, knob.kind]}"
+            rate = f"{1 / one.seconds:,.1f} {UNITS[knob.benchmark]}"
             yield (
                 knob.benchmark,
                 knob.name,
@@ -171,7 +169,7 @@ def _write_body(search: Search) -> Iterator[str]:
 
 def _write_knob(search: Search, decision: Decision) -> Iterator[str]:
     knob = decision.knob
-    unit = UNITS[knob.benchmark, knob.kind]
+    unit = UNITS[knob.benchmark]
     ran = [one for one in (decision.present, *decision.candidates) if one.rates]
     yield f"<section><h2>{NAMES[knob.benchmark]}: {write_words(knob.name)}</h2>"
     yield f'<p class="soft">{write_words(knob.why)}.</p><div class="charts">'
@@ -183,14 +181,14 @@ def _write_knob(search: Search, decision: Decision) -> Iterator[str]:
     series = _list_series(search, decision, ran)
     picture = draw_points(series, "trial", unit, log=False, title=f"rates of {knob.name}")
     caption = "Every trial in the order of the search"
-    if knob.kind == "step":
+    if knob.kind != "input":
         caption += ": the median step, and above and below it the tenth percentiles"
     yield write_chart(picture, caption)
     yield "</div></section>"
 
 
-def _shorten(values: Sequence[int | str]) -> str:
-    return " x ".join(str(value) for value in values)
+def _shorten(values: Sequence[Value]) -> str:
+    return " x ".join(write_value(value) for value in values)
 
 
 def _list_series(search: Search, decision: Decision, ran: list[Outcome]) -> list[Series]:

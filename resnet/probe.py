@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.commands import GOOD, InputError
 from harness.config import load_config
+from harness.rank_probe import describe_ranks, probe_ranks
 from harness.step_profile import describe_profile, profile_steps
 from harness.throughput import choose_device, measure_steps
 from resnet.config import Config
@@ -36,22 +39,38 @@ def keep(images: Tensor, labels: Tensor) -> None:
     """Leave the batch as it is: the step alone is measured."""
 
 
-def probe(options: argparse.Namespace) -> int:
-    """Measure `options.steps` steps of one rank and print them."""
-    if options.steps < 1:
-        raise InputError(f"--steps must be at least 1, is {options.steps}")
-    config = load_config(options.config, Config)
-    device = choose_device(options.device)
-    torch.manual_seed(0)
-    step = TrainingStep(config, device, 1, [config.optimizer.base_learning_rate])
+def make_step(
+    config: Config, device: torch.device, rank: int, world_size: int
+) -> tuple[Callable[[], None], Callable[[], None], dict[str, Any]]:
+    """Make a prepared step on synthetic images.
+
+    Returns the step, the same without graphs, and facts of its batch: none need telling.
+    """
+    step = TrainingStep(config, device, world_size, [config.optimizer.base_learning_rate])
     fill = partial(fill_with_noise, config)
     step.prepare(fill)
     fill(step.images, step.labels)
+    return partial(step.run, keep), step.run_eagerly, {}
+
+
+def probe(options: argparse.Namespace) -> int:
+    """Measure `options.steps` steps, of one rank or of all ranks of a system, and print them."""
+    if options.steps < 1:
+        raise InputError(f"--steps must be at least 1, is {options.steps}")
+    if options.system is not None:
+        document = probe_ranks("resnet", options, Config, make_step)
+        if document is not None:
+            text = json.dumps(document, indent=1)
+            print(text if options.json else describe_ranks(document, "images"))
+        return GOOD
+    config = load_config(options.config, Config)
+    device = choose_device(options.device)
+    torch.manual_seed(0)
+    step, eagerly, _ = make_step(config, device, 0, 1)
     samples = config.batch.local_batch_size * config.batch.gradient_accumulation_steps
-    run = partial(step.run, keep)
-    measured = measure_steps(run, options.steps, samples, device)
+    measured = measure_steps(step, options.steps, samples, device)
     if options.profile is not None:
-        found = profile_steps(run, step.run_eagerly, device, options.profile)
+        found = profile_steps(step, eagerly, device, options.profile)
         print(describe_profile(found), file=sys.stderr)
     measured = {"benchmark": "resnet", "config": str(options.config), **measured}
     if options.json:

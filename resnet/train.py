@@ -1,7 +1,7 @@
 """Train ResNet-50 v1.5 to 75.90 % top-1: the run that is timed, and the probe that is not.
 
 `python -m resnet.train run --system systems/NAME.toml --log FILE` on every rank;
-`python -m resnet.train probe --config FILE --steps N [--json]` on one.
+`python -m resnet.train probe --config FILE --steps N [--json]` on one, or `--system FILE` on all.
 """
 
 from __future__ import annotations

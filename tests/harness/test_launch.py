@@ -10,7 +10,7 @@ import pytest
 
 from harness.commands import InputError
 from harness.containers import check_folders, find_image_fault
-from harness.launch import ROOT, SYSTEMS, compose_command, compose_tool
+from harness.launch import ROOT, SYSTEMS, compose_command, compose_tool, main
 from harness.systems import Container, System, find_system_file, load_system
 
 DEMO = SYSTEMS / "demo.toml"
@@ -233,3 +233,32 @@ def test_a_run_by_hand_never_overwrites_a_log(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "is there already" in done.stderr
     assert log.read_text() == "kept"
+
+
+def test_a_probe_of_all_ranks_is_started_as_a_run_is(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--system", "demo", "--benchmark", "bert", "--dry-run"]
+    assert main([*words, "--probe", "7"]) == 0
+    probe = capsys.readouterr().out
+    assert main([*words, "--log", "/tmp/x.txt"]) == 0
+    run = capsys.readouterr().out
+    system = ROOT / "systems" / "demo.toml"
+    assert probe.endswith(f"-m bert.train probe --system {system} --steps 7 --json\n")
+    assert probe.partition(" -m bert.train ")[0] == run.partition(" -m bert.train ")[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ([], "give --log FILE for a run, or --probe STEPS"),
+        (["--log", "x", "--probe", "3"], "give --log FILE for a run, or --probe STEPS"),
+        (["--probe", "0"], "--probe must be at least 1, is 0"),
+        (["--probe", "x"], "invalid int value: 'x'"),
+    ],
+)
+def test_either_a_run_or_a_probe(
+    more: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--system", "demo", "--benchmark", "bert", *more])
+    assert end.value.code == 2
+    assert word in capsys.readouterr().err

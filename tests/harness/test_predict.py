@@ -317,7 +317,12 @@ def test_a_learning_rate_that_nobody_published_is_noted(capsys, tmp_path: Path):
     system = make_system(tmp_path, ("base_learning_rate = 2.0992e-3", "base_learning_rate = 1e-4"))
     found = predict_json(capsys, "--system", str(system), "--sequences-per-second", "950")
     notes = " ".join(found["benchmarks"]["bert"]["notes"])
-    assert "learning rate 0.0001 is not the reference's 0.002" in notes
+    assert "nobody has published runs with these hyperparameters" in notes
+    assert "learning rate 0.0001" in notes
+    known = predict_json(capsys, "--system", str(make_system(tmp_path)),
+                         "--sequences-per-second", "950")  # fmt: skip
+    assert "nobody has published" not in " ".join(known["benchmarks"]["bert"]["notes"])
+    assert known["B_band"][1] / known["B_band"][0] < found["B_band"][1] / found["B_band"][0]
 
 
 @pytest.mark.parametrize(

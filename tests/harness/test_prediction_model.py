@@ -11,6 +11,7 @@ from harness.commands import InputError
 from harness.prediction_convergence import (
     Convergence,
     Grid,
+    compare_groups_with_references,
     find_bert_convergence,
     find_resnet_convergence,
     state_convergence,
@@ -20,6 +21,7 @@ from harness.prediction_network import (
     compute_all_reduce_seconds,
     compute_exposed_seconds,
 )
+from harness.prediction_published import Hyperparameters, load_published_convergence
 from harness.prediction_references import find_reference, load_references, prune
 from harness.prediction_step import StepModel
 from harness.prediction_time import Job, Machine, compute_run_seconds, compute_update_seconds
@@ -107,19 +109,63 @@ def test_resnet_ends_at_35_or_the_next_evaluation_or_fails():
     assert np.isnan(points).mean() == pytest.approx(45 / 620, abs=0.01)
 
 
+# NVIDIA's group at 768, which 62 published sets ran.
+GROUP = Hyperparameters(768, 9.6e-4, 3680, 0, 0, 0.1, 0.60466, 0.85437)
+
+
 def test_a_distribution_over_published_evaluations_keeps_their_mean():
-    convergence, _ = find_bert_convergence(768, 9.6e-4)
+    convergence, _ = find_bert_convergence(GROUP)
     grid = Grid(tuple(150_000.0 * n for n in range(1, 40)))
-    points = convergence.draw(grid, (50_000,), np.random.default_rng(0))
-    assert points.mean() == pytest.approx(2_440_924, rel=0.005)
-    assert points.std() == pytest.approx(191_443, rel=0.05)
+    points = convergence.draw(grid, (50_000, 1), np.random.default_rng(0))
+    assert points.mean() == pytest.approx(2_432_854, rel=0.005)
+    assert points.std() == pytest.approx(186_996, rel=0.05)
 
 
-def test_other_hyperparameters_fall_back_to_the_reference_runs():
-    convergence, reference = find_bert_convergence(3072, 1e-4)
+def test_what_a_campaign_has_in_common_moves_all_its_runs():
+    grid = Grid(tuple(float(n) for n in range(1, 3000)))
+    alike = Convergence("test", normal=(1000.0, 0.0), common_deviation=0.1)
+    points = alike.draw(grid, (4000, 10), np.random.default_rng(0))
+    assert (points == points[:, :1]).all()
+    assert np.log(points[:, 0] / 1000).std() == pytest.approx(0.1, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("training_steps", 4500), ("weight_decay", 0.01), ("beta_1", 0.9), ("warmup_steps", 100)],
+)
+def test_one_other_hyperparameter_is_another_group(field: str, value: float):
+    # Weight decay 0.01 at 3072 took 3.08 million samples, 0.1 only 2.67 million.
+    assert "62" not in find_bert_convergence(replace(GROUP, **{field: value}))[0].source
+
+
+def test_hyperparameters_of_reference_runs_alone_converge_as_those_did():
+    stated = Hyperparameters(4096, 0.0024, 855, 0, 0, 0.01, 0.66, 0.998)
+    convergence, _ = find_bert_convergence(stated)
+    assert convergence.source == "20 reference runs at global batch 4,096"
+    assert len(convergence.values) == 20 and 0.01 < convergence.common_deviation < 0.02
+
+
+def test_other_hyperparameters_fall_back_to_the_reference_of_the_batch():
+    alone = replace(GROUP, global_batch_size=3072, learning_rate=1e-4)
+    convergence, reference = find_bert_convergence(alone)
     assert "reference runs" in convergence.source and len(convergence.values) >= 10
     # The checker prunes the record of 3072 and interpolates (448 to 4608).
     assert reference.mean == pytest.approx(2_656_421, abs=1)
+    factor, deviation = compare_groups_with_references(alone)
+    record = next(r for r in load_references("bert") if r.global_batch_size == 3072)
+    assert max(convergence.values) == pytest.approx(factor * (max(record.points) - 12_500))
+    assert convergence.common_deviation == deviation
+    # Published hyperparameters converge later than the references, and scatter.
+    assert 1.0 < factor < 1.15 and 0.05 < deviation < 0.2
+
+
+def test_a_group_is_compared_with_the_references_without_itself():
+    slow = next(
+        group.hyperparameters
+        for group in load_published_convergence()
+        if group.hyperparameters.training_steps == 14200
+    )
+    assert compare_groups_with_references(slow)[0] < compare_groups_with_references(GROUP)[0]
 
 
 @pytest.mark.parametrize("benchmark", ["resnet", "bert"])

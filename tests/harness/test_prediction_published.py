@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 
 from harness.commands import InputError
+from harness.prediction_convergence import find_group
 from harness.prediction_published import (
     CONVERGENCE_FILE,
     RESULTS_FILE,
@@ -55,8 +57,9 @@ def test_rows_equal_the_published_logs():
 
 
 def test_a_result_is_taken_out_of_its_group():
-    group = next(g for g in load_published_convergence() if g.global_batch_size == 768)
     row = next(r for r in load_published_results() if r.system == "h200_ngc23.09_pytorch")
+    group = find_group(row.hyperparameters)
+    assert group is not None and group.sets == 62
     rest = group.without(row)
     assert rest is not None and rest.converged_runs == group.converged_runs - row.converged_runs
     whole = (
@@ -66,9 +69,20 @@ def test_a_result_is_taken_out_of_its_group():
 
 
 def test_a_group_of_one_result_leaves_nothing():
-    group = next(g for g in load_published_convergence() if g.global_batch_size == 6144)
     row = next(r for r in load_published_results() if r.system == "8xXE9712x4GB200")
-    assert group.without(row) is None
+    assert find_group(row.hyperparameters) is not None
+    assert find_group(row.hyperparameters, without=row) is None
+
+
+def test_no_group_stands_twice_and_each_row_of_results_is_in_one():
+    groups = [group.hyperparameters for group in load_published_convergence()]
+    assert len(groups) >= 50
+    assert not any(a.equal(b) for a, b in itertools.combinations(groups, 2))
+    for row in load_published_results():
+        if row.benchmark == "bert":
+            assert row.hyperparameters is not None
+            found = find_group(row.hyperparameters)
+            assert found is not None and found.converged_runs >= row.converged_runs
 
 
 @pytest.mark.parametrize(
@@ -81,12 +95,15 @@ def test_a_group_of_one_result_leaves_nothing():
         ("nodes", "1.5", "whole number"),
         ("nodes", "0", "at least 1"),
         ("round", "", "missing or empty"),
+        ("start_warmup_step", "3", "0 or less"),
+        ("training_steps", "0", "at least 1"),
     ],
 )
 def test_a_bad_value_is_named_with_its_line(tmp_path: Path, column: str, value: str, word: str):
     lines = RESULTS_FILE.read_text(encoding="utf-8").splitlines()
     head = next(n for n, line in enumerate(lines) if line.startswith("round,"))
-    cells = lines[head + 1].split(",")
+    # A row of BERT's, whose hyperparameters are read.
+    cells = next(line for line in lines[head:] if ",bert," in line).split(",")
     cells[lines[head].split(",").index(column)] = value
     file = tmp_path / "results.csv"
     file.write_text("\n".join([lines[head], ",".join(cells)]), encoding="utf-8")
@@ -98,7 +115,7 @@ def test_a_line_of_another_length_is_named(tmp_path: Path):
     text = CONVERGENCE_FILE.read_text(encoding="utf-8")
     file = tmp_path / "convergence.csv"
     file.write_text(text + "1,2,3\n", encoding="utf-8")
-    with pytest.raises(InputError, match="has 3 columns, must have 8"):
+    with pytest.raises(InputError, match="has 3 columns, must have 14"):
         load_published_convergence(file)
 
 

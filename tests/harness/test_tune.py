@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -18,7 +19,9 @@ from harness import tune
 from harness.commands import InputError
 from harness.config import load_config
 from harness.systems import load_system
-from harness.tuning_probes import choose_ranks, compose_step, measure
+from harness.tuning_files import read_text
+from harness.tuning_knobs import Place, list_knobs
+from harness.tuning_probes import choose_ranks, compose_step, measure, measure_exchange
 from resnet.config import Config as ResnetConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +34,12 @@ import json, pathlib, re, sys, time
 folder = pathlib.Path({folder!r})
 words = sys.argv[1:]
 value = lambda name: words[words.index(name) + 1]
-if words[1] == "bert.train":
+if "--system" in words:
+    text = pathlib.Path(value("--config")).read_text()
+    keys = ("bucket_megabytes", "sharded_optimizer")
+    found = [re.search(key + " = (\\w+)", text) for key in keys]
+    name, size = "ranks " + " ".join(one.group(1) for one in found if one), 16
+elif words[1] == "bert.train":
     text = pathlib.Path(value("--config")).read_text()
     keys = ("local_batch_size", "gradient_accumulation_steps")
     name = " ".join(re.search(key + " = (\\\\d+)", text).group(1) for key in keys)
@@ -63,6 +71,13 @@ else:
     print(json.dumps(document))
 """
 
+# Stands where mpirun does: starts one process, as if it were rank 0 of all.
+LAUNCHER = """#!/bin/sh
+while [ "$1" != {interpreter} ]; do shift; done
+echo a note of the launcher >&2
+exec "$@"
+"""
+
 STEP = '"median": 2, "p10": 1, "p90": 3, "min": 1, "max": 4'
 
 
@@ -75,6 +90,9 @@ class Bench:
         text = FAKE.format(python=sys.executable, folder=str(folder))
         self.interpreter.write_text(text, encoding="utf-8")
         self.interpreter.chmod(0o755)
+        self.launcher = folder / "mpirun"
+        self.launcher.write_text(LAUNCHER.format(interpreter=self.interpreter), encoding="utf-8")
+        self.launcher.chmod(0o755)
         self.rates: dict[str, Any] = {}
         system = (ROOT / "systems" / "demo.toml").read_text(encoding="utf-8")
         for name in ("resnet", "bert"):
@@ -84,9 +102,10 @@ class Bench:
         self.system = folder / "demo.toml"
         self.system.write_text(system, encoding="utf-8")
 
-    def tune(self, *more: str, budget: str = "10", ranks: str = "1") -> int:
+    def tune(self, *more: str, budget: str = "10", ranks: str = "1", knobs: str = "node") -> int:
         (self.folder / "rates").write_text(json.dumps(self.rates), encoding="utf-8")
         words = ["--system", str(self.system), "--budget", budget, "--ranks", ranks]
+        words += ["--knobs", knobs]
         return tune.main([*words, "--output", str(self.output), *more])
 
     def count_calls(self) -> int:
@@ -141,6 +160,82 @@ def test_what_is_really_faster_is_kept_and_all_else_stays(bench: Bench, capsys: 
     assert sorted(f.name for f in bench.output.iterdir()) == [
         ".lock", "configs", "report.html", "systems", "tried.csv", "tried.json"
     ]  # fmt: skip
+
+
+def test_what_shows_across_ranks_is_measured_by_the_systems_launcher(bench: Bench, capsys: Any):
+    bench.rates = {
+        "bert ranks 2 true": 130.0, "bert ranks 4 true": 150.0, "bert ranks 4 false": 90.0,
+    }  # fmt: skip
+    assert bench.tune("--json", "--benchmark", "bert", knobs="ranks") == 0
+    verdicts = list_verdicts(capsys)
+    assert verdicts == {
+        "bucket_megabytes 1": "present, replaced",
+        "bucket_megabytes 2": "faster, but not the fastest",
+        "bucket_megabytes 4": "kept",
+        # Measured with the bucket size that was kept before it.
+        "sharded_optimizer true": "present, kept",
+        "sharded_optimizer false": "slower",
+    }
+    old = (bench.folder / "bert.toml").read_text("utf-8")
+    new = (bench.output / "configs" / "bert.toml").read_text("utf-8")
+    assert new == old.replace("bucket_megabytes = 1", "bucket_megabytes = 4")
+
+
+def test_all_knobs_are_searched_where_one_machine_is_all_there_is(bench: Bench, capsys: Any):
+    bench.tune("--json", "--benchmark", "bert", knobs="all")
+    names = [trial["knob"] for trial in bench.read_tried()["trials"]]
+    assert list(dict.fromkeys(names)) == [
+        "steps", "batch split", "steps of all ranks", "bucket size", "sharded optimizer"
+    ]  # fmt: skip
+    demo = load_system(bench.system)
+    knob = next(k for k in list_demo_knobs(bench) if k.kind == "exchange")
+    assert tune.is_searched(knob, demo, None)
+    several = load_system(ROOT / "systems" / "example-4x8-h200.toml")
+    assert not tune.is_searched(knob, several, None) and tune.is_searched(knob, several, "ranks")
+
+
+def list_demo_knobs(bench: Bench) -> list[Any]:
+    file = bench.folder / "bert.toml"
+    return list_knobs(file, "bert", read_text(file)[1], Place(2, "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("rates", "word"),
+    [
+        ({"bert ranks 1 true": "error: 1 rank(s) were started"}, "refused: 1 rank(s) were started"),
+        ({"bert ranks 1 true": "lost a rank"}, "lost a rank"),
+        ({"bert ranks 1 true": "garbage"}, "no document of a probe"),
+    ],
+)
+def test_a_launcher_that_fails_is_told(bench: Bench, capsys: Any, rates: dict[str, Any], word: str):
+    bench.rates = {**rates, "bert ranks 2 true": "slow", "bert ranks 4 true": "slow",
+                   "bert ranks 1 false": "slow"}  # fmt: skip
+    assert bench.tune("--json", "--benchmark", "bert", knobs="ranks") == 1
+    assert word in list_verdicts(capsys)["bucket_megabytes 1"]
+
+
+def test_a_launcher_that_is_not_there_ends_the_search_of_its_knobs(
+    bench: Bench, capsys: Any, monkeypatch: pytest.MonkeyPatch
+):
+    bench.launcher.unlink()
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    if shutil.which("mpirun"):
+        pytest.skip("this machine has an mpirun of its own")
+    assert bench.tune("--json", "--benchmark", "bert", knobs="ranks") == 1
+    assert "mpirun" in list_verdicts(capsys)["bucket_megabytes 1"]
+    assert len(bench.read_tried()["trials"]) == 1, "no candidate is tried"
+
+
+def test_a_launcher_that_hangs_is_cut_off_with_all_that_it_started(tmp_path: Path):
+    mark = f"sleep 5{time.time_ns() % 10**6}"
+    command = ["sh", "-c", f"{mark} & {mark}"]
+    found = measure_exchange(command, limit_seconds=0.7)
+    assert found.status == "cut off"
+    alive = [
+        file for file in Path("/proc").glob("[0-9]*/cmdline")
+        if mark.encode() in file.read_bytes().replace(b"\0", b" ")
+    ]  # fmt: skip
+    assert not alive
 
 
 def test_the_record_holds_every_trial(bench: Bench):

@@ -14,7 +14,7 @@ from harness.config import load_config
 from harness.ops.table import TABLE
 from harness.systems import load_system
 from harness.tuning_files import read_text, replace_values, tomllib, write_tuned
-from harness.tuning_knobs import LEFT_ALONE, RULES, Key, Value, list_knobs
+from harness.tuning_knobs import LEFT_ALONE, RULES, Key, Place, Value, list_knobs, propose_buckets
 from resnet.config import Config as ResnetConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def test_every_candidate_of_a_shipped_configuration_keeps_the_rules(
     system = load_system(system_file)
     file = ROOT / getattr(system.benchmarks, benchmark).config
     text, table = read_text(file)
-    knobs = list_knobs(file, benchmark, table, cores=96)
+    knobs = list_knobs(file, benchmark, table, Place(96, "cuda"))
     assert any(knob.candidates for knob in knobs)
     for knob in knobs:
         assert knob.present not in knob.candidates
@@ -55,6 +55,29 @@ def test_every_candidate_of_a_shipped_configuration_keeps_the_rules(
             expected = {**flatten(table), **changes}
             assert found == expected
             assert changed.read_text("utf-8").count("#") == text.count("#"), "comments are kept"
+
+
+def test_graphs_are_switched_on_a_gpu_alone():
+    file = ROOT / "bert" / "configs" / "4x8.toml"
+    text, table = read_text(file)
+    knob = {k.name: k for k in list_knobs(file, "bert", table, Place(2, "cuda"))}[
+        "graph of the step"
+    ]
+    assert (knob.present, knob.candidates) == ((True,), ((False,),))
+    assert knob.describe((False,)) == "step false"
+    assert "\nstep = false\nevaluation = true\n" in replace_values(
+        file, text, {("graphs", "step"): False}
+    )
+    knobs = {k.name: k for k in list_knobs(file, "bert", table, Place(2, "cpu"))}
+    assert knobs["graph of the step"].candidates == ()
+
+
+@pytest.mark.parametrize(
+    ("present", "expected"), [(50, [12, 25, 100, 200]), (1, [2, 4]), (2, [1, 4, 8])]
+)
+def test_buckets_are_tried_smaller_and_larger(present: int, expected: list[int]):
+    found = propose_buckets((present,), Place(1, "cpu"))
+    assert found == [(value,) for value in expected]
 
 
 def test_no_knob_is_a_hyperparameter():
@@ -89,7 +112,7 @@ def test_an_operation_becomes_a_knob_with_its_second_provider(monkeypatch: pytes
     table = read_text(file)[1]
     monkeypatch.setitem(TABLE, "bias_gelu", {"torch": "x:y", "triton": "x:z", "te": "x:w"})
     monkeypatch.setitem(TABLE, "layer_norm", {"torch": "x:y"})
-    knobs = {knob.name: knob for knob in list_knobs(file, "bert", table, 2)}
+    knobs = {knob.name: knob for knob in list_knobs(file, "bert", table, Place(2, "cpu"))}
     assert "layer_norm" not in knobs
     found = knobs["bias_gelu"]
     assert (found.present, found.candidates) == (("torch",), (("triton",), ("te",)))
