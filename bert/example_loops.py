@@ -13,11 +13,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bert.compilation import compiled, inlined
-from bert.twister import POSITION, draw_from, draw_half, draw_unit, shuffle, take_unit
+from bert.compilation import compiled, count_trailing_zeros, inlined
+from bert.twister import (
+    END,
+    POSITION,
+    count_bits,
+    draw_from,
+    draw_half,
+    draw_unit,
+    read_unit,
+    reserve,
+    shuffle_front,
+)
 
 OTHER_DOCUMENT_TRIES = 10
 MASK_PROBABILITY, KEEP_PROBABILITY = 0.8, 0.5
+# `random() < p` in whole numbers: of 53 bits, and of the first 32 where they decide.
+MASK_BELOW, KEEP_BELOW = np.uint64(MASK_PROBABILITY * 2**53), np.uint64(KEEP_PROBABILITY * 2**32)
+# Signed and unsigned numbers together would become floats.
+ZERO, ONE, TWO, FOUR, FIVE = (np.uint64(number) for number in (0, 1, 2, 4, 5))
+SIX, LAST_BIT, LAST_OF_FIVE = np.uint64(6), np.uint64(63), np.uint64(END - 5)
 
 
 class Rules(NamedTuple):
@@ -36,9 +51,12 @@ class Rules(NamedTuple):
 
 
 class Shelf(NamedTuple):
-    """Where examples are put: the arrays of `bert.examples.Examples`, with room at their ends."""
+    """Where examples are put: the columns of `bert.examples.Examples`, with room at their ends, the
+    last array of its payload, and how many numbers the arrays before have.
+    """
 
     payload: npt.NDArray[Any]
+    before: int
     ends: npt.NDArray[np.uint64]
     tokens: npt.NDArray[np.uint16]
     first_segment: npt.NDArray[np.uint16]
@@ -47,17 +65,17 @@ class Shelf(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Of the longest sequence's length: positions in drawn order uint16, the original token and
-    whether it is masked at each position.
+    """Of the longest sequence's length: positions in drawn order uint16, the original token at each
+    position uint32, and one bit for each, set where it is masked, uint64.
     """
 
     candidates: npt.NDArray[np.uint16]
-    originals: npt.NDArray[np.int32]
-    is_masked: npt.NDArray[np.uint8]
+    originals: npt.NDArray[np.uint32]
+    bits: npt.NDArray[np.uint64]
 
 
 # Where the loop stands, one array (5,) int64: documents done, the next sentence (-1: the document
-# is not begun), the wanted length, examples made, numbers in the payload.
+# is not begun), the wanted length, examples made, where in the payload the next one begins.
 DOCUMENTS_DONE, NEXT_SENTENCE, WANTED, EXAMPLES, PAYLOAD = 0, 1, 2, 3, 4
 
 
@@ -101,46 +119,66 @@ def truncate(generator: Any, first: Any, first_end: Any, second: Any, second_end
 
 
 @inlined
-def mask_tokens(generator: Any, sequence: Any, masked: Any, candidates: Any, originals: Any,
-                is_masked: Any, rules: Any) -> Any:  # fmt: skip
-    """Mask the first `masked` candidates, in their drawn order.
+def copy_tokens(target: Any, source: Any) -> None:
+    """Copy as many tokens as the target has. Indices from 0 are what the compiler vectorises."""
+    for i in range(target.size):
+        target[i] = source[i]
 
-    The originals and is_masked say afterwards what stood where.
+
+@inlined
+def mask_tokens(generator: Any, sequence: Any, drawn: Any, separator: Any, originals: Any,
+                bits: Any, rules: Any) -> Any:  # fmt: skip
+    """Mask the words at the drawn positions, in their order.
+
+    drawn: uint16, counted without the special tokens, of which one stands before the first and one
+    more before those from `separator` on. The originals and the bits say afterwards what stood
+    where.
     """
-    mask, size = rules.mask, rules.vocabulary_size
-    place = np.int64(generator[POSITION])
-    for i in range(masked):
-        position = candidates[i]
-        original = sequence[position]
-        originals[position] = original
-        is_masked[position] = 1
-        unit, place = take_unit(generator, place)
-        if unit < MASK_PROBABILITY:
+    mask, size = rules.mask, np.uint64(rules.vocabulary_size)
+    shift = np.uint64(32 - count_bits(rules.vocabulary_size))
+    place = np.uint64(generator[POSITION])
+    for i in range(drawn.size):
+        position = np.uint64(drawn[i]) + ONE
+        position += np.uint64(position >= separator)
+        originals[position] = sequence[position]
+        bits[position >> SIX] |= ONE << (position & LAST_BIT)
+        if place > LAST_OF_FIVE:
+            place = reserve(generator, place, FIVE)
+        if read_unit(generator, place) < MASK_BELOW:
             sequence[position] = mask
+            place += TWO
+        elif generator[place + TWO] < KEEP_BELOW:
+            place += FOUR
         else:
-            unit, place = take_unit(generator, place)
-            if unit >= KEEP_PROBABILITY:
-                generator[POSITION] = place
-                sequence[position] = draw_from(generator, 0, size - 1)
-                place = np.int64(generator[POSITION])
+            place += FOUR
+            word = np.uint64(generator[place]) >> shift
+            place += ONE
+            while word >= size:
+                place = reserve(generator, place, ONE)
+                word = np.uint64(generator[place]) >> shift
+                place += ONE
+            sequence[position] = word
     generator[POSITION] = place
 
 
 @inlined
-def write_masked(record: Any, length: Any, masked: Any, originals: Any, is_masked: Any) -> None:
-    """Write positions and originals in rising order behind a sequence, and clear is_masked.
+def write_masked(positions: Any, truth: Any, originals: Any, bits: Any) -> None:
+    """Write the positions whose bit is set and their originals in rising order; clear the bits.
 
-    The record has room for `masked` numbers each. There is no branch to mispredict: what is not
-    masked is written too, and overwritten by the next that is.
+    Both arrays are as long as there are bits.
     """
-    count = 0
-    for position in range(length):
-        if count == masked:
-            break
-        record[length + count] = position
-        record[length + masked + count] = originals[position]
-        count += is_masked[position]
-        is_masked[position] = 0
+    place = np.uint64(0)
+    word = bits[place]
+    bits[place] = ZERO
+    for i in range(positions.size):
+        while word == ZERO:
+            place += ONE
+            word = bits[place]
+            bits[place] = ZERO
+        position = (place << SIX) + count_trailing_zeros(word)
+        word &= word - ONE
+        positions[i] = position
+        truth[i] = originals[position]
 
 
 @inlined
@@ -154,22 +192,20 @@ def write_pair(generator: Any, tokens: Any, bounds: Any, record: Any, rules: Any
     segment = first_end - first + 2
     length = segment + second_end - second + 1
     record[0] = rules.first
-    for i in range(segment - 2):
-        record[1 + i] = tokens[first + i]
+    copy_tokens(record[1 : segment - 1], tokens[first:first_end])
     record[segment - 1] = rules.separator
-    for i in range(length - segment - 1):
-        record[segment + i] = tokens[second + i]
+    copy_tokens(record[segment : length - 1], tokens[second:second_end])
     record[length - 1] = rules.separator
     candidates = scratch.candidates[: length - 3]
-    for i in range(segment - 2):
-        candidates[i] = 1 + i
-    for i in range(length - segment - 1):
-        candidates[segment - 2 + i] = segment + i
-    shuffle(generator, candidates)
+    for i in range(candidates.size):
+        candidates[i] = i
     masked = min(rules.masked_by_length[length], length - 3)
-    originals, is_masked = scratch.originals, scratch.is_masked
-    mask_tokens(generator, record, masked, candidates, originals, is_masked, rules)
-    write_masked(record, length, masked, originals, is_masked)
+    shuffle_front(generator, candidates, masked)
+    originals, bits = scratch.originals, scratch.bits
+    drawn = candidates[:masked]
+    mask_tokens(generator, record, drawn, np.uint64(segment - 1), originals, bits, rules)
+    end = length + masked
+    write_masked(record[length:end], record[end : end + masked], originals, bits)
     return length, segment, masked
 
 
@@ -206,7 +242,8 @@ def make_examples(generator: Any, documents: Any, order: Any, rules: Any, shelf:
     tokens, sentences, starts = documents
     longest = rules.longest_pair
     longest_record = 3 * (longest + 3)
-    payload, used, made = shelf.payload, places[PAYLOAD], places[EXAMPLES]
+    payload, before, made = shelf.payload, shelf.before, places[EXAMPLES]
+    used = places[PAYLOAD] - before
     while places[DOCUMENTS_DONE] < rules.repetitions * order.size:
         document = places[DOCUMENTS_DONE] % order.size
         sentence, document_end = places[NEXT_SENTENCE], starts[order[document] + 1]
@@ -218,7 +255,8 @@ def make_examples(generator: Any, documents: Any, order: Any, rules: Any, shelf:
         wanted = places[WANTED]
         while sentence < document_end:
             if made == shelf.ends.size or payload.size - used < longest_record:
-                places[NEXT_SENTENCE], places[EXAMPLES], places[PAYLOAD] = sentence, made, used
+                places[NEXT_SENTENCE], places[EXAMPLES] = sentence, made
+                places[PAYLOAD] = before + used
                 return
             end = sentence + 1
             while end < document_end and sentences[end] - sentences[sentence] < wanted:
@@ -230,7 +268,7 @@ def make_examples(generator: Any, documents: Any, order: Any, rules: Any, shelf:
                 generator, tokens, bounds, payload[used:], rules, scratch
             )
             used += length + 2 * masked
-            shelf.ends[made] = used
+            shelf.ends[made] = before + used
             shelf.tokens[made] = length
             shelf.first_segment[made] = segment
             shelf.masked[made] = masked
@@ -238,4 +276,4 @@ def make_examples(generator: Any, documents: Any, order: Any, rules: Any, shelf:
             made += 1
         places[DOCUMENTS_DONE] += 1
         places[NEXT_SENTENCE] = -1
-    places[EXAMPLES], places[PAYLOAD] = made, used
+    places[EXAMPLES], places[PAYLOAD] = made, before + used

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from bert.documents import Documents
 from bert.example_loops import (
@@ -23,11 +24,11 @@ from bert.twister import seed_generator, shuffle
 from bert.vocabulary import FIRST, MASK, SEPARATOR, Vocabulary
 
 SPECIAL_TOKENS = 3  # [CLS] A [SEP] B [SEP]
-# A call of the compiled loop takes some thousandths of a second, then progress is told. Room for
-# more examples at a time would cost more memory, and time to fill it with zeros.
+# A call of the compiled loop takes some thousandths of a second, then progress is told.
 EXAMPLES_PER_CALL = 512
-NUMBERS_PER_CALL = 1 << 22
-ZEROS = memoryview(bytes(1 << 22))
+# Memory for records is taken in blocks that the system gives in large pages: fetching them in small
+# ones took a fifth of the time. What of a block is not written to costs nothing.
+NUMBERS_PER_BLOCK = 1 << 24
 
 
 def make_rules(vocabulary: Vocabulary, settings: ExampleSettings) -> Rules:
@@ -59,29 +60,27 @@ def list_columns(examples: Examples) -> list[array[int]]:
     ]
 
 
-def grow(numbers: array[int], length: int) -> None:
-    """Append zeros up to a length at least: a quarter more, so that what is there moves rarely."""
-    if length > len(numbers):
-        missing = max(length - len(numbers), len(numbers) // 4) * numbers.itemsize
-        while missing > 0:
-            numbers.frombytes(ZEROS[:missing])
-            missing -= len(ZEROS)
+def make_room(examples: Examples, places: npt.NDArray[np.int64], longest: int) -> Shelf:
+    """Make room for the examples of one call, a new block where the last one has none for one more.
 
-
-def make_room(examples: Examples, made: int, used: int, longest: int) -> Shelf:
-    """Make room behind `made` examples and `used` numbers for those of one call."""
-    count = max(1, min(EXAMPLES_PER_CALL, NUMBERS_PER_CALL // longest))
-    grow(examples.payload, used + count * longest)
-    views = [np.frombuffer(examples.payload, examples.payload.typecode)]
+    longest: numbers of a record at most.
+    """
+    made = int(places[EXAMPLES])
+    columns = []
     for column in list_columns(examples):
-        grow(column, made + count)
-        views.append(np.frombuffer(column, column.typecode)[: made + count])
-    return Shelf(*views)
+        missing = made + EXAMPLES_PER_CALL - len(column)
+        column.frombytes(bytes(missing * column.itemsize))
+        columns.append(np.frombuffer(column, column.typecode))
+    blocks = examples.payload
+    size, kind = len(blocks[0]), blocks[0].dtype
+    if size * len(blocks) - places[PAYLOAD] < longest:
+        places[PAYLOAD] = size * len(blocks)
+        blocks.append(np.empty(size, kind))
+    return Shelf(blocks[-1], size * (len(blocks) - 1), *columns)
 
 
-def trim(examples: Examples, made: int, used: int) -> None:
+def trim(examples: Examples, made: int) -> None:
     """Cut off the room that was not needed."""
-    del examples.payload[used:]
     for column in list_columns(examples):
         del column[made:]
 
@@ -102,18 +101,22 @@ def create_examples(
     shuffle(generator, order)
     longest = settings.max_seq_length
     scratch = Scratch(
-        np.empty(longest, np.uint16), np.empty(longest, np.int32), np.zeros(longest, np.uint8)
+        np.empty(longest, np.uint16),
+        np.empty(longest, np.uint32),
+        np.zeros(longest // 64 + 1, np.uint64),
     )
-    examples = Examples(array("H" if len(vocabulary) <= 1 << 16 else "I"))
+    size = max(NUMBERS_PER_BLOCK, 3 * longest)
+    kind = np.uint16 if len(vocabulary) <= 1 << 16 else np.uint32
+    examples = Examples([np.empty(size, kind)])
     places = np.zeros(5, np.int64)
     places[NEXT_SENTENCE] = -1
     total = settings.dupe_factor * len(order)
     while places[DOCUMENTS_DONE] < total:
         report(float(places[DOCUMENTS_DONE]) / total)
-        shelf = make_room(examples, int(places[EXAMPLES]), int(places[PAYLOAD]), 3 * longest)
+        shelf = make_room(examples, places, 3 * longest)
         make_examples(generator, documents, order, rules, shelf, scratch, places)
         del shelf  # an array that is looked at cannot grow
-    trim(examples, int(places[EXAMPLES]), int(places[PAYLOAD]))
+    trim(examples, int(places[EXAMPLES]))
     written = np.arange(len(examples))
     shuffle(generator, written)
     examples.order = written  # type: ignore[assignment]

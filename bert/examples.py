@@ -8,6 +8,9 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
 
 from harness.commands import InputError
 
@@ -47,12 +50,12 @@ class ExampleSettings:
 class Examples:
     """The examples of one text, one after the other, un-padded.
 
-    payload: for each example its input ids, masked positions and masked ids; ends: where in the
-    payload each example ends; the other arrays hold one number for each example; order: the order
-    in which they are written.
+    payload: arrays of one size, uint16 or uint32; for each example its input ids, masked positions
+    and masked ids, all in one array; ends: where each example ends, counted over all arrays; the
+    other columns hold one number for each example; order: the order in which they are written.
     """
 
-    payload: array[int]
+    payload: list[npt.NDArray[Any]]
     ends: array[int] = field(default_factory=lambda: array("Q"))
     tokens: array[int] = field(default_factory=lambda: array("H"))
     first_segment: array[int] = field(default_factory=lambda: array("H"))

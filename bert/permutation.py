@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from bert.compilation import compiled
+from bert.compilation import allocating
 from bert.twister import seed_generator, shuffle
 
 Numbers = npt.NDArray[np.uint32]
@@ -33,7 +33,7 @@ def make_permutation(count: int, seed: int) -> Numbers:
     return numbers
 
 
-@compiled
+@allocating
 def invert(permutation: Numbers) -> Numbers:
     """Return where each number stands in a permutation, (count,) uint32."""
     places = np.empty_like(permutation)
@@ -42,7 +42,7 @@ def invert(permutation: Numbers) -> Numbers:
     return places
 
 
-@compiled
+@allocating
 def count_sources(
     permutation: Numbers, cuts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:

@@ -59,20 +59,17 @@ def align(size_bytes: int) -> int:
 def order_examples(examples: Examples) -> tuple[npt.NDArray[Any], list[npt.NDArray[Any]]]:
     """Return the index (examples,) INDEX_ENTRY and the records, both in the order of the text's."""
     order = np.asarray(examples.order, dtype=np.int64)
-    payload = np.frombuffer(examples.payload, dtype=examples.payload.typecode)
-    payload = payload.astype(f"<u{payload.itemsize}", copy=False)
-    ends = np.frombuffer(examples.ends, dtype=np.uint64).astype(np.int64)[order]
+    blocks = [block.astype(f"<u{block.itemsize}", copy=False) for block in examples.payload]
     index = np.zeros(len(order), INDEX_ENTRY)
     for name in ("tokens", "first_segment", "masked", "next_sentence_label"):
         values = getattr(examples, name)
         index[name] = np.frombuffer(values, dtype=values.typecode)[order]
-    lengths = index["tokens"].astype(np.int64) + 2 * index["masked"].astype(np.int64)
+    lengths = count_numbers(index)
     index["start"] = np.cumsum(lengths) - lengths
-    records = [
-        payload[end - length : end]
-        for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)
-    ]
-    return index, records
+    starts = np.frombuffer(examples.ends, dtype=np.uint64).astype(np.int64)[order] - lengths
+    numbers, starts = np.divmod(starts, len(blocks[0]))
+    places = zip(numbers.tolist(), starts.tolist(), (starts + lengths).tolist(), strict=True)
+    return index, [blocks[number][start:end] for number, start, end in places]
 
 
 def write_shard(

@@ -19,17 +19,21 @@ TWIST, UPPER, LOWER = np.uint32(0x9908B0DF), np.uint32(0x80000000), np.uint32(0x
 TEMPER_B, TEMPER_C = np.uint32(0x9D2C5680), np.uint32(0xEFC60000)
 ONE, SEVEN, ELEVEN = np.uint32(1), np.uint32(7), np.uint32(11)
 FIFTEEN, EIGHTEEN = np.uint32(15), np.uint32(18)
-# A generator is one array: the state, the words that it gives next, how many of them are used up.
-POSITION = 2 * WORDS
+# A generator is one array: the state; a margin; the words that the state gives; where in the array
+# the next word is. The margin takes the last words of one state before the first of the next, so
+# that who needs a few words at once can look at them all (`reserve`).
+MARGIN = 8
+FIRST, END = WORDS + MARGIN, WORDS + MARGIN + WORDS
+POSITION = END
 
 Generator = npt.NDArray[np.uint32]
 
 
 def seed_generator(seed: int) -> Generator:
-    """Make the generator of `random.Random(seed)`: (1249,) uint32."""
+    """Make the generator of `random.Random(seed)`: (1257,) uint32."""
     generator = np.zeros(POSITION + 1, np.uint32)
     generator[:WORDS] = random.Random(seed).getstate()[1][:WORDS]
-    generator[POSITION] = WORDS  # Python, too, goes to the next state before its first draw
+    generator[POSITION] = END  # Python, too, goes to the next state before its first draw
     return generator
 
 
@@ -48,12 +52,12 @@ def temper(generator: Any) -> None:
         word ^= word >> ELEVEN
         word ^= (word << SEVEN) & TEMPER_B
         word ^= (word << FIFTEEN) & TEMPER_C
-        generator[WORDS + i] = word ^ (word >> EIGHTEEN)
+        generator[FIRST + i] = word ^ (word >> EIGHTEEN)
 
 
 @compiled
 def refill(generator: Any) -> None:
-    """Go to the next state and begin to read its words."""
+    """Go to the next state and write its words."""
     for i in range(WORDS - MIDDLE):
         twisted = twist_word(generator[i], generator[i + 1])
         generator[i] = generator[i + MIDDLE] ^ twisted
@@ -63,17 +67,29 @@ def refill(generator: Any) -> None:
     twisted = twist_word(generator[WORDS - 1], generator[0])
     generator[WORDS - 1] = generator[MIDDLE - 1] ^ twisted
     temper(generator)
-    generator[POSITION] = 0
+
+
+@compiled
+def reserve(generator: Any, position: Any, count: Any) -> Any:
+    """Return where `count` words from `position` on lie side by side, at most MARGIN + 1 many."""
+    left = np.uint64(END) - position
+    if left >= count:
+        return position
+    for i in range(left):
+        generator[np.uint64(FIRST) - left + i] = generator[position + i]
+    refill(generator)
+    return np.uint64(FIRST) - left
 
 
 @inlined
 def draw_word(generator: Any) -> Any:
     """Draw 32 bits, an int64."""
-    if generator[POSITION] == WORDS:
+    position = np.uint64(generator[POSITION])
+    if position == np.uint64(END):
         refill(generator)
-    position = generator[POSITION]
-    generator[POSITION] = position + 1
-    return np.int64(generator[WORDS + position])
+        position = np.uint64(FIRST)
+    generator[POSITION] = position + np.uint64(1)
+    return np.int64(generator[position])
 
 
 @inlined
@@ -85,21 +101,11 @@ def draw_unit(generator: Any) -> Any:
 
 
 @inlined
-def take_unit(generator: Any, position: Any) -> Any:
-    """Draw as draw_unit, for loops that keep the generator's position in a register meanwhile.
-
-    Returns what is drawn and the next position, which the loop writes back at its end.
-    """
-    if position > WORDS - 2:
-        generator[POSITION] = position
-        unit = draw_unit(generator)
-        position = np.int64(generator[POSITION])
-    else:
-        high = np.int64(generator[WORDS + position]) >> 5
-        low = np.int64(generator[WORDS + position + 1]) >> 6
-        unit = (high * 67108864.0 + low) * (1.0 / 9007199254740992.0)
-        position += 2
-    return unit, position
+def read_unit(generator: Any, position: Any) -> Any:
+    """Read what `random()` would make of the two words at a position: times 2**53, a uint64."""
+    high = np.uint64(generator[position]) >> np.uint64(5)
+    low = np.uint64(generator[position + np.uint64(1)]) >> np.uint64(6)
+    return high << np.uint64(26) | low
 
 
 @inlined
@@ -135,23 +141,43 @@ def draw_from(generator: Any, low: Any, high: Any) -> Any:
 @compiled
 def shuffle(generator: Any, items: Any) -> None:
     """Shuffle an array of at most 2**32 - 1 items in place, as `shuffle`."""
-    i = items.size - 1
-    position = np.int64(generator[POSITION])
-    bits = count_bits(i + 1) if i > 0 else 0
-    while i > 0:
-        shift = 32 - bits
-        low = max(1, (1 << (bits - 1)) - 1)  # all i from here up take as many bits
-        while i >= low:
-            if position == WORDS:
+    shuffle_front(generator, items, items.size)
+
+
+@compiled
+def shuffle_front(generator: Any, items: Any, front: Any) -> None:
+    """Shuffle an array as `shuffle` does, but put in order only its first `front` items.
+
+    What the others are afterwards means nothing. An item that is swapped behind the front is never
+    moved again, so that there only the other half of the swap is made.
+    """
+    if items.size < 2:
+        return
+    one, end, front = np.uint64(1), np.uint64(END), np.uint64(front)
+    position, bits = np.uint64(generator[POSITION]), np.uint64(count_bits(items.size))
+    i = np.uint64(items.size - 1)
+    while i >= one:
+        shift = np.uint64(32) - bits
+        low = max(one, (one << (bits - one)) - one)  # all i from here up take as many bits
+        # A draw too large is drawn again. Written without a branch, which the processor would
+        # mispredict once in three draws: item i is swapped with itself, and i stays. Unsigned
+        # numbers make that one subtraction with borrow.
+        while i >= max(low, front):
+            if position == end:
                 refill(generator)
-                position = 0
-            j = np.int64(generator[WORDS + position]) >> shift
-            position += 1
-            # A draw too large is drawn again. Written without a branch, which the processor
-            # would mispredict once in three draws: item i is swapped with itself, and i stays.
-            fits = j <= i
-            j = j if fits else i
-            items[i], items[j] = items[j], items[i]
-            i -= fits
-        bits -= 1
+                position = np.uint64(FIRST)
+            j = np.uint64(generator[position]) >> shift
+            position += one
+            items[min(i, j)] = items[i]
+            i = i - one + np.uint64(i < j)
+        while i >= low:
+            if position == end:
+                refill(generator)
+                position = np.uint64(FIRST)
+            j = np.uint64(generator[position]) >> shift
+            position += one
+            kept = min(i, j)
+            items[i], items[kept] = items[kept], items[i]
+            i = i - one + np.uint64(i < j)
+        bits -= one
     generator[POSITION] = position

@@ -17,15 +17,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 
+from bert.compilation import compiled
 from bert.documents import read_documents
 from bert.example_maker import create_examples
 from bert.examples import ExampleSettings
 from bert.shard_file import order_examples
 from bert.shard_maker import ShardMaker
-from bert.twister import seed_generator, shuffle
+from bert.twister import seed_generator, shuffle_front
 from bert.vocabulary import Vocabulary, read_vocabulary
 from harness.commands import GOOD, InputError, Parser, run_command
 from perf import bert_oracle as oracle
@@ -140,11 +140,11 @@ class Peer:
         path.write_bytes(hashlib.sha256(content).digest() + content)
 
 
-@numba.njit
-def shuffle_candidates(generator: Any, lengths: Any, candidates: Any) -> None:
-    """Draw the order of the candidates of sequences of these lengths, and do nothing else."""
-    for length in lengths:
-        shuffle(generator, candidates[: length - 3])
+@compiled
+def shuffle_candidates(generator: Any, lengths: Any, masked: Any, candidates: Any) -> None:
+    """Draw which positions of sequences of these lengths are masked, and do nothing else."""
+    for i in range(lengths.size):
+        shuffle_front(generator, candidates[: lengths[i] - 3], masked[i])
 
 
 def measure_floor(call: Callable[[], None], rounds: int) -> float:
@@ -159,12 +159,14 @@ def measure_floor(call: Callable[[], None], rounds: int) -> float:
 
 def measure_examples(ours: Ours, peer: Peer, rounds: int, how: str) -> Stretch:
     """Measure from tokens to encoded examples."""
-    settings, lengths = ours.settings, ours.index["tokens"].astype(np.int64)
+    settings = ours.settings
+    lengths, masked = (ours.index[name].astype(np.int64) for name in ("tokens", "masked"))
     candidates = np.arange(settings.max_seq_length, dtype=np.uint16)
     turns = measure_in_turns(ours.encode, peer.encode, rounds)
     comparison = turns.compare("tokens to examples", PEER_NAME, "example", len(lengths), how)
     floor = measure_floor(
-        lambda: shuffle_candidates(seed_generator(settings.seed), lengths, candidates), rounds
+        lambda: shuffle_candidates(seed_generator(settings.seed), lengths, masked, candidates),
+        rounds,
     )
     return Stretch(
         comparison=comparison,

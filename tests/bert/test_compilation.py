@@ -7,12 +7,27 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numba
+import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
 from bert import compilation
-from bert.compilation import CACHE_FOLDER, choose_cache_folder, find_private_folder, hash_sources
+from bert.compilation import (
+    CACHE_FOLDER,
+    choose_cache_folder,
+    count_trailing_zeros,
+    find_private_folder,
+    hash_sources,
+)
+from bert.documents import Documents
+from bert.example_maker import create_examples
+from bert.examples import ExampleSettings
+from bert.permutation import invert
 from harness.commands import InputError
+from tests.bert.sample_vocabulary import SPECIAL, make_vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = f"loops-{hash_sources()}"
@@ -73,6 +88,34 @@ def test_a_change_in_any_loop_is_another_folder(
         with (tmp_path / name).open("a") as file:
             file.write("# changed\n")
         assert hash_sources() != before
+
+
+def test_the_hot_loops_count_no_references() -> None:
+    documents = Documents(np.array([5], np.int32), np.array([0, 1]), np.array([0, 1]))
+    create_examples(documents, make_vocabulary([*SPECIAL, "a"]), ExampleSettings(dupe_factor=1))
+    invert(np.zeros(1, np.uint32))
+    for name, counts in (("example_loops.make_examples", False), ("permutation.invert", True)):
+        kept = list(CACHE_FOLDER.rglob(f"{name}*.nbc"))
+        assert kept and all((b"NRT_" in path.read_bytes()) == counts for path in kept)
+
+
+def test_a_loop_that_makes_an_array_must_say_so() -> None:
+    def make(count: Any) -> Any:
+        return np.empty(count)
+
+    with pytest.raises(TypingError, match="array passed into the function"):
+        compilation.compiled(make)(3)
+
+
+@numba.njit
+def count_zeros(number: Any) -> Any:
+    return count_trailing_zeros(number)
+
+
+@pytest.mark.parametrize("zeros", range(64))
+def test_trailing_zeros_are_counted(zeros: int) -> None:
+    for number in (1 << zeros, (1 << 64) - (1 << zeros)):
+        assert count_zeros(np.uint64(number)) == zeros
 
 
 def test_numba_is_imported_by_nobody_else() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from array import array
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bert.examples import Examples, ExampleSettings
@@ -43,7 +43,7 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_examples_are_as_many_as_their_ends() -> None:
-    examples = Examples(array("H", [1, 2, 3]))
+    examples = Examples([np.array([1, 2, 3], np.uint16)])
     assert len(examples) == 0
     examples.ends.append(3)
     assert len(examples) == 1

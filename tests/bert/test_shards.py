@@ -58,14 +58,16 @@ def make_rows(seed: int, count: int) -> list[Row]:
 
 
 def write_rows(folder: Path, number: int, rows: list[Row], typecode: str) -> Shard:
-    examples = Examples(array(typecode))
+    numbers = array(typecode)
+    examples = Examples([])
     for row in reversed(rows):  # the written order is not the made one
-        examples.payload.extend(row.input_ids + row.positions + row.truth)
-        examples.ends.append(len(examples.payload))
+        numbers.extend(row.input_ids + row.positions + row.truth)
+        examples.ends.append(len(numbers))
         examples.tokens.append(len(row.input_ids))
         examples.first_segment.append(row.first_segment)
         examples.masked.append(len(row.positions))
         examples.next_sentence_label.append(row.label)
+    examples.payload.append(np.frombuffer(numbers, typecode))
     examples.order = list(range(len(rows)))[::-1]
     path = folder / name_shard(number, "a text")
     made = write_shard(path, *order_examples(examples), {"text": "a text"})

@@ -10,13 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bert.twister import (
+    END,
+    FIRST,
+    MARGIN,
+    POSITION,
     WORDS,
     draw_from,
     draw_half,
     draw_unit,
     draw_word,
+    read_unit,
+    reserve,
     seed_generator,
     shuffle,
+    shuffle_front,
 )
 
 seeds = st.integers(0, 2**63 - 1)
@@ -53,6 +60,36 @@ def test_shuffle_is_pythons(count: int) -> None:
     ours, theirs = seed_generator(count), random.Random(count)
     assert_same_shuffle(ours, theirs, count)
     assert draw_unit(ours) == theirs.random()
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=seeds, count=st.integers(0, 700), front=st.integers(0, 700))
+def test_the_front_of_a_shuffle_is_pythons(seed: int, count: int, front: int) -> None:
+    ours, theirs = seed_generator(seed), random.Random(seed)
+    items, numbers = np.arange(count, dtype=np.uint16), list(range(count))
+    shuffle_front(ours, items, min(front, count))
+    theirs.shuffle(numbers)
+    assert items[:front].tolist() == numbers[:front]
+    assert draw_word(ours) == theirs.getrandbits(32)
+
+
+@pytest.mark.parametrize("used", [0, 1, WORDS - MARGIN - 2, *range(WORDS - MARGIN - 1, WORDS + 1)])
+@pytest.mark.parametrize("count", [1, 2, 5, MARGIN + 1])
+def test_reserved_words_lie_side_by_side(used: int, count: int) -> None:
+    ours, theirs = seed_generator(7), random.Random(7)
+    for _ in range(used):
+        assert draw_word(ours) == theirs.getrandbits(32)
+    place = int(reserve(ours, np.uint64(ours[POSITION]), np.uint64(count)))
+    assert FIRST - MARGIN <= place <= END - count
+    assert ours[place : place + count].tolist() == [theirs.getrandbits(32) for _ in range(count)]
+
+
+def test_units_in_whole_numbers_are_pythons() -> None:
+    ours, theirs = seed_generator(3), random.Random(3)
+    for _ in range(1000):
+        place = reserve(ours, np.uint64(ours[POSITION]), np.uint64(2))
+        assert int(read_unit(ours, place)) == theirs.random() * 2**53
+        ours[POSITION] = place + np.uint64(2)
 
 
 def test_states_follow_each_other() -> None:
