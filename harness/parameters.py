@@ -13,11 +13,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 CHUNK = 256
 BYTES_PER_MEGABYTE = 1 << 20
+Numbers = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,13 @@ class Pool:
         self.any_adapted = any(placed.adapt for placed in self.placed)
         flags = [float(placed.adapt) for placed in self.placed] + [0.0]
         self.adapted = torch.tensor(flags, device=device)
-        chunk_tensors = torch.full((self.length // CHUNK,), self.tensors, dtype=torch.int32)
+        chunk_tensors = np.full(self.length // CHUNK, self.tensors, dtype=np.int32)
         for number, placed in enumerate(self.placed):
             chunk_tensors[placed.start // CHUNK : -(-placed.stop // CHUNK)] = number
-        owned = self.take_owned(chunk_tensors, CHUNK)
-        self.chunk_tensors = owned.to(device)
-        self.tensor_chunks = _find_ranges(owned, self.tensors + 1).to(device)
+        shares = [chunk_tensors[self.share(bucket, CHUNK)] for bucket in self.buckets]
+        owned = np.concatenate(shares)
+        self.chunk_tensors = torch.from_numpy(owned).to(device)
+        self.tensor_chunks = torch.from_numpy(_find_ranges(owned, self.tensors + 1)).to(device)
         whole = torch.zeros(self.length, device=device)
         for placed in self.placed:
             whole[placed.start : placed.stop] = flatten_dense(placed.parameter.detach())
@@ -127,11 +131,11 @@ class Pool:
         start = bucket.start // self.shards
         return slice(start, start + width)
 
-    def take_owned(self, whole: Tensor, unit: int = 1) -> Tensor:
+    def take_owned(self, whole: Tensor) -> Tensor:
         """The owned elements of a tensor over the pool: itself, or a copy where it is sharded."""
         if not self.sharded:
             return whole
-        return torch.cat([whole[self.share(bucket, unit)] for bucket in self.buckets])
+        return torch.cat([whole[self.share(bucket)] for bucket in self.buckets])
 
 
 def _lay_out(
@@ -155,15 +159,16 @@ def _lay_out(
     return buckets
 
 
-def _find_ranges(chunk_tensors: Tensor, tensors: int) -> Tensor:
+def _find_ranges(chunk_tensors: Numbers, tensors: int) -> Numbers:
     """First and last + 1 of the chunks of each tensor, which lie together; (0, 0) for none.
 
     What fills buckets up, the last number, lies in many places: it has no range either.
     """
-    ranges = torch.zeros(tensors, 2, dtype=torch.int32)
-    numbers, counts = torch.unique_consecutive(chunk_tensors, return_counts=True)
-    stops = counts.cumsum(0)
-    ranges[numbers.long()] = torch.stack([stops - counts, stops], 1).int()
+    ranges = np.zeros((tensors, 2), dtype=np.int32)
+    changes = np.flatnonzero(np.diff(chunk_tensors)) + 1
+    starts = np.concatenate([[0], changes])
+    ranges[chunk_tensors[starts], 0] = starts
+    ranges[chunk_tensors[starts], 1] = np.concatenate([changes, [len(chunk_tensors)]])
     ranges[-1] = 0
     return ranges
 

@@ -144,3 +144,16 @@ def test_every_parameter_is_named_once(fault: str) -> None:
     runs = runs[1:] if fault == "missing" else [*runs, runs[0]]
     with pytest.raises(ValueError, match="every parameter of the model once"):
         FlatParameters(net, runs, [], [], torch.bfloat16, 1.0)
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_the_chunks_of_a_tensor_lie_together(shards: int) -> None:
+    """Its range among the owned chunks holds all of them and no other."""
+    for rank in range(shards):
+        runs = [[parameter] for parameter in Net().parameters()]
+        pool = Pool(runs, set(), torch.bfloat16, 0.0005, rank, shards)
+        owned = pool.chunk_tensors.tolist()
+        ranges = pool.tensor_chunks.tolist()
+        assert len(ranges) == pool.tensors + 1 and ranges[-1] == [0, 0]
+        for number, (first, last) in enumerate(ranges[:-1]):
+            assert owned[first:last] == [number] * owned.count(number)
