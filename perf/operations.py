@@ -109,11 +109,11 @@ def without_memory() -> Iterator[FakeTensorMode]:
 
 def count_resnet(config: resnet.config.Config, images: int) -> tuple[Count, Count]:
     """Count forward and backward of `images` images, and the update after them."""
-    batch = dataclasses.replace(config.batch, local_batch_size=images)
+    batch = dataclasses.replace(config.batch, local_batch_size=images, batch_norm_span=images)
     graphs = Graphs(step=False, evaluation=False)
     config = dataclasses.replace(config, batch=batch, graphs=graphs)
     with without_memory():
-        step = resnet.step.TrainingStep(config, CPU, 1, [1.0])
+        step = resnet.step.TrainingStep(config, CPU, 0, 1, [1.0])
         return count(step.backward), count(step.optimizer.update)
 
 

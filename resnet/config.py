@@ -26,9 +26,35 @@ FREE_MOMENTUM_GLOBAL_BATCH_SIZE = 32_000
 
 @dataclass(frozen=True)
 class Batch(harness.batch.Batch):
-    """Images of a step; those of a rank are what its BatchNorm sees."""
+    """Images of a step.
 
-    local_batch_size: int = logged("model_bn_span")
+    batch_norm_span: images that are normalised together, those of one rank or of several
+    consecutive ones ("distributed batch normalization" is allowed).
+    """
+
+    batch_norm_span: int = logged("model_bn_span")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(
+            self.batch_norm_span % self.local_batch_size == 0,
+            "'batch_norm_span' must be 'local_batch_size' or a multiple of it",
+        )
+
+    @property
+    def batch_norm_ranks(self) -> int:
+        """Ranks whose images are normalised together."""
+        return self.batch_norm_span // self.local_batch_size
+
+    def check_world_size(self, world_size: int) -> str | None:
+        """As harness.batch.Batch, and that ranks can be grouped for normalisation."""
+        if world_size % self.batch_norm_ranks:
+            return (
+                f"[batch] batch_norm_span {self.batch_norm_span} is that of "
+                f"{self.batch_norm_ranks} ranks, which do not divide {world_size}: make it "
+                f"local_batch_size times a divisor"
+            )
+        return super().check_world_size(world_size)
 
 
 @dataclass(frozen=True)

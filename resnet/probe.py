@@ -46,7 +46,7 @@ def make_step(
 
     Returns the step, the same without graphs, and facts of its batch: none need telling.
     """
-    step = TrainingStep(config, device, world_size, [config.optimizer.base_learning_rate])
+    step = TrainingStep(config, device, rank, world_size, [config.optimizer.base_learning_rate])
     fill = partial(fill_with_noise, config)
     step.prepare(fill)
     fill(step.images, step.labels)
@@ -65,6 +65,11 @@ def probe(options: argparse.Namespace) -> int:
         return GOOD
     config = load_config(options.config, Config)
     device = choose_device(options.device)
+    if config.batch.batch_norm_ranks > 1:
+        raise InputError(
+            f"{options.config}: batch.batch_norm_span is that of {config.batch.batch_norm_ranks} "
+            "ranks: probe all ranks, with --system"
+        )
     torch.manual_seed(0)
     step, eagerly, _ = make_step(config, device, 0, 1)
     samples = config.batch.local_batch_size * config.batch.gradient_accumulation_steps

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
+from harness.commands import InputError
 from harness.gradients import GradientReduction, broadcast_model
 from harness.graphs import Replayable
+from harness.ops.group_batch_norm import over_group
 from harness.ops.table import resolve_operations
 from harness.optimizers.flat_lars import FlatLARS
 from harness.parameters import FlatParameters
+from harness.process_group import join_subgroup
 from harness.warmup import preserve_state
 from resnet.config import LARS_TRUST_COEFFICIENT, Config
 from resnet.model import Operations, ResNet, batch_norm_buffers
@@ -32,6 +37,25 @@ def check_groups(model: ResNet, bottlenecks: int) -> None:
         raise RuntimeError(f"LARS's groups hold {found} tensors at {bottlenecks} bottlenecks")
 
 
+def normalise_over(
+    group: dist.ProcessGroup, operations: Operations, providers: dict[str, str]
+) -> Operations:
+    """Make the normalisations take the statistics of a group of ranks. Raises InputError."""
+    for name in ("batch_norm", "batch_norm_relu", "batch_norm_add_relu"):
+        if providers[name] != "torch":
+            raise InputError(
+                f"[batch] batch_norm_span is that of {group.size()} ranks, which {name} by "
+                f"'{providers[name]}' cannot do: name 'torch' or normalise each rank by itself"
+            )
+    add_relu = operations.batch_norm_add_relu
+    return replace(
+        operations,
+        batch_norm=over_group(operations.batch_norm, group, relu=False, twice=False),
+        batch_norm_relu=over_group(operations.batch_norm_relu, group, relu=True, twice=False),
+        batch_norm_add_relu=over_group(add_relu, group, relu=True, twice=True),
+    )
+
+
 class TrainingStep:
     """The model with its optimizer over fixed tensors, so that a step can be one CUDA graph.
 
@@ -46,12 +70,16 @@ class TrainingStep:
         self,
         config: Config,
         device: torch.device,
+        rank: int,
         world_size: int,
         learning_rates: Sequence[float],
     ) -> None:
         config.graphs.check_device(device)
         self.config, self.device, self.world_size = config, device, world_size
         self.operations = resolve_operations(Operations, config.operations)
+        if config.batch.batch_norm_ranks > 1:
+            group = join_subgroup(rank, world_size, config.batch.batch_norm_ranks)
+            self.operations = normalise_over(group, self.operations, config.operations)
         self.model = ResNet(config.model, self.operations).to(device)
         check_groups(self.model, sum(config.model.depths))
         broadcast_model(self.model, world_size)

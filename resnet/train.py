@@ -141,7 +141,7 @@ def build(
     )
     updates = epochs[-1] * steps_per_epoch
     learning_rates = [schedule(update) for update in range(updates)]
-    step = TrainingStep(config, device, ranks.world_size, learning_rates)
+    step = TrainingStep(config, device, ranks.rank, ranks.world_size, learning_rates)
     if config.evaluation.log_weights:
         for name in step.model.weight_names():
             clock.log("weights_initialization", None, {"tensor": name})

@@ -6,6 +6,7 @@ small for good statistics, some dozens of images.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -88,3 +89,26 @@ def group_batch_norm(
         x, weight, bias, running_mean, running_var, momentum, eps, group
     )
     return normal
+
+
+def over_group(
+    operation: Callable[..., Any], group: dist.ProcessGroup, relu: bool, twice: bool
+) -> Callable[..., Any]:
+    """Make batch_norm, batch_norm_relu or batch_norm_add_relu normalise over a group in training.
+
+    operation: the definition, which serves in evaluation; relu: whether it ends with one; twice:
+    whether it takes a residual and returns its result twice.
+    """
+
+    def normalise(x: Tensor, *rest: Any) -> Any:
+        residual, arguments = (rest[0], rest[1:]) if twice else (None, rest)
+        weight, bias, mean, var, training, momentum, eps = arguments
+        if not training:
+            return operation(x, *rest)
+        y = group_batch_norm(x, weight, bias, mean, var, momentum, eps, group)
+        if residual is not None:
+            y = y + residual
+        y = torch.relu(y) if relu else y
+        return (y, y) if twice else y
+
+    return normalise

@@ -24,7 +24,7 @@ else:
 SETTINGS = {
     "resnet": {
         "global_batch_size": "batch.global_batch_size",
-        "model_bn_span": "batch.local_batch_size",
+        "model_bn_span": "batch.batch_norm_span",
         "gradient_accumulation_steps": "batch.gradient_accumulation_steps",
         "lars_opt_base_learning_rate": "optimizer.base_learning_rate",
         "lars_opt_end_learning_rate": "optimizer.end_learning_rate",

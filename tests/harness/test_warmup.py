@@ -88,7 +88,7 @@ def load_resnet() -> ResnetConfig:
 
 def make_resnet(config: ResnetConfig) -> ResnetStep:
     torch.manual_seed(11)
-    return ResnetStep(config, CPU, 1, [2.0, 1.0, 0.5, 0.25])
+    return ResnetStep(config, CPU, 0, 1, [2.0, 1.0, 0.5, 0.25])
 
 
 def take_resnet_steps(step: ResnetStep, steps: int) -> None:

@@ -20,6 +20,7 @@ DEMO = ROOT / "resnet" / "configs" / "demo.toml"
     [
         ("batch", "global_batch_size", "0", "'global_batch_size' must be at least 1"),
         ("batch", "local_batch_size", "-1", "'local_batch_size' must be at least 1"),
+        ("batch", "batch_norm_span", "24", "'local_batch_size' or a multiple of it"),
         ("batch", "gradient_accumulation_steps", "0", "'gradient_accumulation_steps' must be at"),
         ("optimizer", "base_learning_rate", "-1.0", "'base_learning_rate' must not be negative"),
         ("optimizer", "base_learning_rate", "inf", "'optimizer.base_learning_rate' must be a fin"),
@@ -69,8 +70,11 @@ def test_the_momentum_is_free_from_a_global_batch_of_32000(tmp_path: Path) -> No
 
 
 def test_batches_must_fit_the_world_size() -> None:
-    assert Batch(3264, 102, 2).check_world_size(16) is None
-    sentence = Batch(3264, 102, 2).check_world_size(32)
+    assert Batch(3264, 102, 2, 102).check_world_size(16) is None
+    assert Batch(3264, 102, 2, 204).check_world_size(16) is None
+    sentence = Batch(3264, 102, 2, 510).check_world_size(16)
+    assert sentence is not None and "5 ranks, which do not divide 16" in sentence
+    sentence = Batch(3264, 102, 2, 102).check_world_size(32)
     assert sentence is not None
     assert "102 x gradient_accumulation_steps 2 x 32 ranks = 6528" in sentence
     assert "global_batch_size is 3264" in sentence
@@ -81,7 +85,7 @@ def test_the_log_says_what_the_file_says() -> None:
     optimizer = config.optimizer
     assert logged_values(config) == {
         "global_batch_size": config.batch.global_batch_size,
-        "model_bn_span": config.batch.local_batch_size,
+        "model_bn_span": config.batch.batch_norm_span,
         "gradient_accumulation_steps": config.batch.gradient_accumulation_steps,
         "lars_opt_base_learning_rate": optimizer.base_learning_rate,
         "lars_opt_end_learning_rate": optimizer.end_learning_rate,

@@ -55,10 +55,10 @@ class Given:
 
 def make_oracle_step(precision: str = "fp32") -> TrainingStep:
     config = make_config()
-    batch = replace(config.batch, local_batch_size=4)
+    batch = replace(config.batch, local_batch_size=4, batch_norm_span=4)
     shape = replace(config.input, crop_size=8)
     config = replace(config, batch=batch, input=shape, precision=Precision(precision, 1.0))
-    step = TrainingStep(config, CPU, 1, [0.1])
+    step = TrainingStep(config, CPU, 0, 1, [0.1])
     step.model = Oracle()  # type: ignore[assignment]
     return step
 
@@ -114,10 +114,10 @@ def make_step(rank: int, world_size: int = 1, local_batch: int = 16) -> Training
         config,
         model=replace(config.model, classes=3),
         input=replace(config.input, crop_size=32),
-        batch=replace(config.batch, local_batch_size=local_batch),
+        batch=replace(config.batch, local_batch_size=local_batch, batch_norm_span=local_batch),
     )
     torch.manual_seed(6)
-    step = TrainingStep(config, CPU, world_size, [0.1])
+    step = TrainingStep(config, CPU, rank, world_size, [0.1])
     set_statistics(step, rank)
     return step
 

@@ -65,6 +65,7 @@ def test_a_step_is_measured_with_its_micro_batches(
 ) -> None:
     file = tmp_path / "resnet.toml"
     text = change_value(DEMO.read_text(), "batch", "gradient_accumulation_steps", "3")
+    text = change_value(text, "batch", "batch_norm_span", "2")
     file.write_text(change_value(text, "batch", "local_batch_size", "2"))
     calls: list[str] = []
     step_class = resnet_probe.TrainingStep

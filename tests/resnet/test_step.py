@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from harness.precision import Precision
 from resnet.config import LARS_TRUST_COEFFICIENT, Config
 from resnet.model import ResNet, batch_norm_buffers
 from resnet.probe import fill_with_noise
-from resnet.step import TrainingStep
+from resnet.step import TrainingStep, normalise_over
 from tests.harness.test_gradients import flatten, fork_ranks, gradients_in, launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,12 +36,17 @@ WORLD_SIZE, IMAGES, CLASSES = 2, 6, 12
 RATE = 0.5
 
 
-def make_config(accumulation: int = 1, precision: Precision | None = None) -> Config:
+def make_config(
+    accumulation: int = 1, precision: Precision | None = None, span_ranks: int = 1
+) -> Config:
     config: Config = load_config(ROOT / "resnet" / "configs" / "demo.toml", Config)
     return replace(
         config,
         batch=replace(
-            config.batch, local_batch_size=IMAGES, gradient_accumulation_steps=accumulation
+            config.batch,
+            local_batch_size=IMAGES,
+            batch_norm_span=IMAGES * span_ranks,
+            gradient_accumulation_steps=accumulation,
         ),
         input=replace(config.input, crop_size=32),
         model=replace(config.model, classes=CLASSES),
@@ -69,10 +75,10 @@ def give(numbers: list[int]) -> Callable[[Tensor, Tensor], None]:
 
 
 def make_step(
-    config: Config, world_size: int = 1, seed: int = 3, rate: float = RATE
+    config: Config, rank: int = 0, world_size: int = 1, seed: int = 3, rate: float = RATE
 ) -> TrainingStep:
     torch.manual_seed(seed)
-    return TrainingStep(config, CPU, world_size, [rate])
+    return TrainingStep(config, CPU, rank, world_size, [rate])
 
 
 def find_gradient(step: TrainingStep) -> np.ndarray:
@@ -94,11 +100,15 @@ def run_rank(rank: int) -> dict[str, np.ndarray]:
     """Steps without and with a warm-up before, from the same start."""
     config = make_config(accumulation=2)
     found: dict[str, np.ndarray] = {}
-    take_steps(make_step(config, WORLD_SIZE, seed=3 + rank), rank, found)
-    warm = make_step(config, WORLD_SIZE, seed=3 + rank)
+    take_steps(make_step(config, rank, WORLD_SIZE, seed=3 + rank), rank, found)
+    warm = make_step(config, rank, WORLD_SIZE, seed=3 + rank)
     warm.prepare(partial(fill_with_noise, config))
     again: dict[str, np.ndarray] = {}
     take_steps(warm, rank, again)
+    joined = make_step(make_config(span_ranks=WORLD_SIZE), rank, WORLD_SIZE)
+    joined.run(give([rank]))
+    found["joined gradient"] = find_gradient(joined)
+    found["joined statistics"] = flatten(batch_norm_buffers(joined.model))
     return {**found, **{f"warm {name}": array for name, array in again.items()}}
 
 
@@ -139,10 +149,40 @@ def test_ranks_keep_the_same_weights_and_their_own_statistics(
 
 def test_the_warm_up_leaves_no_trace_on_several_ranks(seen: list[dict[str, np.ndarray]]) -> None:
     for found in seen:
-        names = [name for name in found if not name.startswith("warm ")]
+        names = [name for name in found if f"warm {name}" in found]
         assert len(names) == 6
         for name in names:
             assert np.array_equal(found[name], found[f"warm {name}"]), name
+
+
+def test_ranks_normalise_as_one_batch_where_asked_to(seen: list[dict[str, np.ndarray]]) -> None:
+    """Gradients and statistics of the joined batch, the same on every rank."""
+    config = make_config()
+    batch = replace(
+        config.batch, local_batch_size=WORLD_SIZE * IMAGES, batch_norm_span=WORLD_SIZE * IMAGES
+    )
+    whole = make_step(replace(config, batch=batch))
+
+    def fill(images: Tensor, labels: Tensor) -> None:
+        batches = [make_batch(rank) for rank in range(WORLD_SIZE)]
+        images.copy_(torch.cat([made for made, _ in batches]))
+        labels.copy_(torch.cat([made for _, made in batches]))
+
+    whole.run(fill)
+    wanted = find_gradient(whole)
+    for found in seen:
+        error = np.linalg.norm(found["joined gradient"] - wanted)
+        assert error < 1e-3 * np.linalg.norm(wanted)
+        statistics = flatten(batch_norm_buffers(whole.model))
+        np.testing.assert_allclose(found["joined statistics"], statistics, rtol=1e-3, atol=1e-4)
+
+
+def test_a_group_is_normalised_by_the_definition_alone() -> None:
+    config = make_config(span_ranks=2)
+    config = replace(config, operations={**config.operations, "batch_norm_relu": "triton"})
+    group = SimpleNamespace(size=lambda: 2)
+    with pytest.raises(InputError, match="batch_norm_relu by 'triton' cannot do: name 'torch'"):
+        normalise_over(group, make_step(make_config()).operations, config.operations)  # type: ignore[arg-type]
 
 
 def reference_loss(model: ResNet, images: Tensor, labels: Tensor, smoothing: float) -> Tensor:

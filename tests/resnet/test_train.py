@@ -30,6 +30,7 @@ SETTINGS: list[tuple[str, str, object]] = [
     ("input", "resize_shorter", 36),
     ("batch", "global_batch_size", 40),
     ("batch", "local_batch_size", 20),
+    ("batch", "batch_norm_span", 20),
     ("batch", "gradient_accumulation_steps", 2),
     ("optimizer", "base_learning_rate", 0.01),
     ("optimizer", "warmup_epochs", 1),
@@ -174,9 +175,11 @@ def test_weights_follow_the_seed_that_is_logged(
 
 def test_what_does_not_fit_is_told_before_the_clock(machine: Machine) -> None:
     machine.set("batch", "local_batch_size", 10)
+    machine.set("batch", "batch_norm_span", 10)
     with pytest.raises(SharedFault, match="10 x gradient_accumulation_steps 2 x 1 ranks = 20"):
         machine.prepare()
     machine.set("batch", "local_batch_size", 20)
+    machine.set("batch", "batch_norm_span", 20)
     shutil.rmtree(machine.data)
     with pytest.raises((InputError, SharedFault), match=str(machine.data)):
         machine.prepare()
