@@ -191,7 +191,11 @@ class TrainingStep:
 
     @torch.no_grad()
     def _clip(self) -> None:
-        """Clip this rank's own gradient, which so far is 1 / world size of the mean's part."""
+        """Clip this rank's own gradient, which so far is 1 / world size of the mean's part.
+
+        One that is not finite stays as it is, so that the update is skipped: a factor that is no
+        number would also reach what fills the pools up, where no later gradient overwrites it.
+        """
         limit = self.config.optimizer.max_gradient_norm
         scale = self.config.precision.loss_scale / self.world_size
         total = torch.zeros(1, device=self.device)
@@ -199,5 +203,6 @@ class TrainingStep:
             norm = torch.linalg.vector_norm(pool.gradients, dtype=torch.float32)
             total += (norm / scale).square()
         factor = limit / total.sqrt().clamp(min=limit)
+        factor = torch.where(torch.isfinite(total), factor, torch.ones_like(factor))
         for pool in self.parameters.pools:
-            pool.gradients.mul_(factor.to(pool.dtype))
+            pool.gradients.mul_(factor)

@@ -20,6 +20,7 @@ from harness.config import load_config
 from harness.optimizers import LAMB
 from harness.parameters import CHUNK, flatten_dense
 from harness.precision import Precision
+from tests.harness.host_waits import HostWaits
 from tests.harness.test_gradients import flatten, fork_ranks, gradients_in, launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,6 +130,40 @@ def test_clipping_before_the_reduce_clips_each_ranks_own_gradient(
         assert np.linalg.norm(gradient - wanted) < 1e-4 * np.linalg.norm(wanted)
         assert np.array_equal(gradient, seen[0]["clipped gradient 0"])
         assert not np.allclose(found["clipped weights 0"], found["plain weights 0"], atol=1e-4)
+
+
+def test_a_gradient_clipped_in_16_bit_has_the_limit_as_its_norm() -> None:
+    """Normalisations' gradients, in fp32, are clipped by the same factor as all others."""
+    config = make_config(precision=Precision("bf16", 1.0), clip="before_reduce")
+    step = make_step(config)
+    step.run(give(config, [1]))
+    assert np.linalg.norm(find_gradient(step)) == pytest.approx(1.0, rel=3e-4)
+    matrices, norms = step.parameters.pools
+    plain = make_step(replace(config, optimizer=make_config().optimizer))
+    plain.run(give(config, [1]))
+    own, own_norms = plain.parameters.pools
+    factor = float((norms.gradients / own_norms.gradients).nanmedian())
+    assert factor < 0.7  # or nothing would be clipped
+    assert torch.equal(matrices.gradients, (own.gradients.float() * factor).bfloat16())
+
+
+@pytest.mark.parametrize("clip", ["before_reduce", "after_reduce"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_that_overflows_is_skipped_and_the_next_is_not(
+    clip: Literal["before_reduce", "after_reduce"], bad: float
+) -> None:
+    config = make_config(accumulation=2, clip=clip)
+    step = make_step(config)
+    step.run(give(config, [0, 1]))
+    before = [tensor.clone() for tensor in step.parameters.weights()]
+    hook = step.model.pooler.weight.register_hook(lambda gradient: gradient * bad)
+    step.run(give(config, [2, 3]))
+    hook.remove()
+    assert int(step.optimizer.overflows) == 1
+    assert all(map(torch.equal, before, step.parameters.weights()))
+    step.run(give(config, [4, 5]))
+    assert int(step.optimizer.overflows) == 1
+    assert not any(map(torch.equal, before, step.parameters.weights()))
 
 
 def reference_loss(model: BertForPretraining, batch: Batch) -> torch.Tensor:
@@ -254,6 +289,17 @@ def test_sixteen_bit_steps_are_near_those_of_fp32(precision: Precision, toleranc
     exact, near = gradients
     assert not np.array_equal(exact, near)
     assert np.linalg.norm(near - exact) < tolerance * np.linalg.norm(exact)
+
+
+def test_the_host_waits_in_a_step_for_nothing_but_the_plain_attentions_lengths() -> None:
+    """harness.ops.varlen_attention cuts sequences on the host; fused providers do not."""
+    config = make_config(accumulation=2)
+    step = make_step(config)
+    batches = [make_batch(config, number) for number in range(2)]
+    left = iter(batches)
+    with HostWaits() as waits:
+        step.run(lambda _: next(left))
+    assert waits.found == ["tolist"] * (2 * config.model.layers)  # cu_seqlens.tolist()
 
 
 def test_queries_keys_and_values_lie_together() -> None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from bert.config import Config as BertConfig
+from bert.model import BertForPretraining
+from bert.model import Operations as BertOperations
+from harness.config import load_config
+from harness.ops.table import resolve_operations
 from harness.parameters import CHUNK, FlatParameters, Pool, flatten_dense, shape_like
+from resnet.config import Config as ResnetConfig
+from resnet.model import Operations as ResnetOperations
+from resnet.model import ResNet
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Net(nn.Module):
@@ -157,3 +170,56 @@ def test_the_chunks_of_a_tensor_lie_together(shards: int) -> None:
         assert len(ranges) == pool.tensors + 1 and ranges[-1] == [0, 0]
         for number, (first, last) in enumerate(ranges[:-1]):
             assert owned[first:last] == [number] * owned.count(number)
+
+
+def lay_out(benchmark: str, shards: int = 1) -> FlatParameters:
+    """The full model's parameters in 16 bit, as on 4 x 8 GPUs; shapes without memory."""
+    file = ROOT / benchmark / "configs" / "4x8.toml"
+    config: Any = load_config(file, BertConfig if benchmark == "bert" else ResnetConfig)
+    kind = BertOperations if benchmark == "bert" else ResnetOperations
+    operations: Any = resolve_operations(kind, dict.fromkeys(config.operations, "torch"))
+    with torch.device("meta"):
+        if benchmark == "bert":
+            model: Any = BertForPretraining(config.model, operations)
+            runs = model.parameter_runs()
+        else:
+            model = ResNet(config.model, operations)
+            runs = [[parameter] for parameter in model.parameters()]
+    megabytes = config.communication.bucket_megabytes
+    return FlatParameters(
+        model,
+        runs,
+        model.normalisation_parameters(),
+        model.adapted_parameters(),
+        torch.bfloat16,
+        megabytes,
+        0,
+        shards,
+    )
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "matrices", "normalisations", "buckets"),
+    [("bert", 336_123_708, 102_400, (11, 1)), ("resnet", 25_507_048, 53_120, (5, 1))],
+)
+def test_what_a_step_sends(
+    benchmark: str, matrices: int, normalisations: int, buckets: tuple[int, int]
+) -> None:
+    """Two bytes an element of a matrix, 4 of a normalisation; fewer than 0.2 % fill chunks up."""
+    pools = lay_out(benchmark).pools
+    sent = []
+    for pool, count in zip(pools, (matrices, normalisations), strict=True):
+        assert sum(placed.parameter.numel() for placed in pool.placed) == count
+        sizes = [bucket.stop - bucket.start for bucket in pool.buckets]
+        assert sum(sizes) == pool.gradients.numel()
+        sent.append(sum(sizes) * pool.gradients.element_size())
+    assert [len(pool.buckets) for pool in pools] == list(buckets)
+    assert 2 * matrices <= sent[0] <= 1.002 * 2 * matrices
+    assert 4 * normalisations <= sent[1] <= 1.1 * 4 * normalisations
+
+
+def test_a_rank_of_32_updates_a_thirty_second_of_berts_matrices() -> None:
+    matrices, normalisations = lay_out("bert", shards=32).pools
+    assert matrices.master.numel() * 32 == matrices.length
+    assert matrices.length < 1.0002 * lay_out("bert").pools[0].length
+    assert normalisations.master.numel() == normalisations.length

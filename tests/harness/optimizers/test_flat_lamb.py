@@ -164,8 +164,15 @@ def run_rank(rank: int) -> dict[str, np.ndarray]:
     for step in range(len(RATES)):
         put_gradients(parameters, bag, draw_gradients(step, 0.5))
         optimizer.update()
+    weights = flatten([value.float() for value in bag.values])
+    if rank == world_size - 1:  # only this rank's part of the last bucket is not finite
+        sharded.owned_gradients[-1] = torch.inf
+    optimizer.schedule.number.zero_()
+    optimizer.update()
     return {
-        "weights": flatten([value.float() for value in bag.values]),
+        "weights": weights,
+        "after overflow": flatten([value.float() for value in bag.values]),
+        "overflows": optimizer.overflows.numpy(),
         "owned": np.array(sharded.master.numel()),
         "length": np.array(sharded.length),
     }
@@ -185,6 +192,8 @@ def test_sharding_changes_no_weight(tmp_path: Path, world_size: int) -> None:
     for ranks in found:
         assert np.array_equal(ranks["weights"], found[0]["weights"])
         assert int(ranks["owned"]) * world_size == int(ranks["length"])
+        assert ranks["overflows"].tolist() == [1]  # one rank's overflow is every rank's
+        assert np.array_equal(ranks["after overflow"], ranks["weights"])
         # Norms are added up in another order: rarely a weight rounds to the next bf16 number.
         near = np.isclose(ranks["weights"], wanted, rtol=1e-5, atol=1e-7)
         assert near.mean() > 0.999
