@@ -64,7 +64,8 @@ def _change_machine(forecast: Forecast) -> Iterator[tuple[str, float]]:
     leaner = replace(step, per_step_seconds=step.per_step_seconds / 2)
     yield "half the fixed cost of a step (CUDA graph, fused optimizer)", minutes(step=leaner)
     yield "half the time of evaluation", (total - terms.evaluation / 2) / 60
-    yield "gradients in 16 bit", _halve_gradients(forecast)
+    if forecast.settings.gradient_format == "fp32":
+        yield "gradients in 16 bit", _halve_gradients(forecast)
     if terms.input > 0:
         yield "input that is never waited for (threads, prefetch)", minutes(input_per_second=None)
     if terms.first_epoch > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,15 @@ SIZE_LIMIT_BYTES = 1 << 20
 TRAIN_IMAGES = 1_281_167
 EVALUATION_SAMPLES = {"resnet": 50_000, "bert": 10_000}
 RESNET_PERIOD_EPOCHS = 4
-# harness/gradients.py averages gradients in the format of the weights: fp32.
-GRADIENT_BYTES_PER_PARAMETER = 4
+# harness/gradients.py sums gradients in the format of the model's matrices, nearly all there is.
+GRADIENT_BYTES_PER_PARAMETER = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
 @dataclass(frozen=True)
 class Settings:
     """A benchmark's configuration, as far as time depends on it.
 
+    gradient_format: fp32, bf16 or fp16.
     local_samples: samples of one rank in an update, accumulation included. hyperparameters: BERT's.
     """
 
@@ -41,6 +43,7 @@ class Settings:
     job: Job
     local_samples: int
     hyperparameters: Hyperparameters | None
+    gradient_format: str
 
 
 class _Table:
@@ -75,6 +78,12 @@ class _Table:
         if value != int(value):
             raise InputError(f"{self.where} '{key}' must be a whole number, is {value}")
         return int(value)
+
+    def choice(self, key: str, known: Collection[str]) -> str:
+        value = self.table.get(key)
+        if value not in known:
+            raise InputError(f"{self.where} '{key}' must be {' or '.join(known)}, is {value!r}")
+        return str(value)
 
     def counts(self, key: str) -> list[int]:
         values = self.table.get(key)
@@ -113,8 +122,8 @@ def read_settings(system: System, benchmark: str) -> Settings:
         parameters = count_bert_parameters(table.section("model"))
     if not grid:
         raise InputError(f"{path}: [evaluation] the schedule ends before its first evaluation")
-    size = float(parameters * GRADIENT_BYTES_PER_PARAMETER)
-    bucket = table.section("communication").number("bucket_megabytes") * (1 << 20)
+    form = table.section("precision").choice("format", GRADIENT_BYTES_PER_PARAMETER)
+    size = float(parameters * GRADIENT_BYTES_PER_PARAMETER[form])
     job = Job(
         benchmark=benchmark,
         nodes=system.nodes.count,
@@ -123,11 +132,27 @@ def read_settings(system: System, benchmark: str) -> Settings:
         samples_per_point=float(images) if benchmark == "resnet" else 1.0,
         evaluation_samples=evaluation_samples,
         gradient_bytes=size,
-        last_bucket_share=min(1.0, bucket / size),
+        last_bucket_share=_find_last_share(table, size),
         grid=Grid(grid),
     )
     group = _read_hyperparameters(optimizer, global_batch) if benchmark == "bert" else None
-    return Settings(stated.config, job, local, group)
+    return Settings(stated.config, job, local, group, form)
+
+
+def _find_last_share(table: _Table, size_bytes: float) -> float:
+    """Of what an all-reduce moves, the share that is sent when the backward pass has ended.
+
+    The last bucket; with a sharded optimizer, whose weights come back after the update, half of
+    all and the last bucket of the other half; all where gradients are clipped before.
+    """
+    communication = table.section("communication")
+    bucket = communication.number("bucket_megabytes") * (1 << 20)
+    last = min(1.0, bucket / size_bytes)
+    if table.section("optimizer").table.get("gradient_clip") == "before_reduce":
+        return 1.0
+    if communication.table.get("sharded_optimizer") is True:
+        return 0.5 + 0.5 * last
+    return last
 
 
 def _read_hyperparameters(optimizer: _Table, global_batch: int) -> Hyperparameters:

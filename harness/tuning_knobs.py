@@ -170,12 +170,16 @@ def list_knobs(file: Path, benchmark: str, table: Mapping[str, Any], place: Plac
             found.append(
                 Knob(rule.name, benchmark, rule.kind, rule.keys, present, candidates, rule.why)
             )
-    return [*found, *_list_operations(file, benchmark, table)]
+    return [*found, *_list_operations(file, benchmark, table, place)]
 
 
-def _list_operations(file: Path, benchmark: str, table: Mapping[str, Any]) -> list[Knob]:
+def _list_operations(
+    file: Path, benchmark: str, table: Mapping[str, Any], place: Place
+) -> list[Knob]:
+    """Knobs of the operations with a second provider; on a CPU the definition alone computes."""
     knobs = []
-    for operation, provider in _take_section(file, table, "operations").items():
+    stated = _take_section(file, table, "operations")
+    for operation, provider in stated.items() if place.device == "cuda" else ():
         others = tuple((name,) for name in TABLE.get(operation, ()) if name != provider)
         if others:
             knobs.append(

@@ -298,7 +298,7 @@ def test_the_command_needs_neither_torch_nor_a_trainer():
           ("local_batch_size = 96", "local_batch_size = 1024")], "largest reference"),
         ([("training_steps = 1059", "training_steps = 2")], "before its first evaluation"),
         ([("training_steps = 1059", "training_steps = 200")], "no campaign would be valid"),
-        ([("bucket_megabytes = 200", "bucket_megabytes = 0")], "'bucket_megabytes' must be"),
+        ([("bucket_megabytes = 50", "bucket_megabytes = 0")], "'bucket_megabytes' must be"),
         ([("hidden_size = 1024", "hidden_size = 'x'")], "[model] 'hidden_size' must be"),
         ([("interval_samples = 175000", "")], "[evaluation] 'interval_samples' must be"),
         ([("[optimizer]", "[optimiser]")], "section 'optimizer' is missing"),
@@ -353,8 +353,12 @@ def test_the_models_have_their_true_sizes():
     system = load_system(SYSTEM)
     resnet, bert = read_settings(system, "resnet"), read_settings(system, "bert")
     # 64 filters of 7 x 7 on the fourth, empty input channel beside ResNet-50's 25,557,032.
-    assert resnet.job.gradient_bytes == 4 * (25_557_032 + 64 * 49)
-    assert bert.job.gradient_bytes == 4 * 336_226_108
+    assert resnet.job.gradient_bytes == 2 * (25_557_032 + 64 * 49)
+    assert bert.job.gradient_bytes == 2 * 336_226_108
+    assert resnet.job.last_bucket_share == pytest.approx(10 * (1 << 20) / resnet.job.gradient_bytes)
+    # Sharded: half of it brings the updated weights back, which nothing can hide.
+    last = 50 * (1 << 20) / bert.job.gradient_bytes
+    assert bert.job.last_bucket_share == pytest.approx(0.5 + 0.5 * last)
     assert resnet.job.grid.points == tuple(float(e) for e in range(3, 40, 4))
     assert bert.job.grid.points[-1] == 3_150_000
     assert (resnet.local_samples, bert.local_samples) == (102, 96)

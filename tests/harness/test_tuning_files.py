@@ -112,7 +112,10 @@ def test_an_operation_becomes_a_knob_with_its_second_provider(monkeypatch: pytes
     table = read_text(file)[1]
     monkeypatch.setitem(TABLE, "bias_gelu", {"torch": "x:y", "triton": "x:z", "te": "x:w"})
     monkeypatch.setitem(TABLE, "layer_norm", {"torch": "x:y"})
-    knobs = {knob.name: knob for knob in list_knobs(file, "bert", table, Place(2, "cpu"))}
+    assert not {"bias_gelu", "layer_norm"} & {
+        knob.name for knob in list_knobs(file, "bert", table, Place(2, "cpu"))
+    }
+    knobs = {knob.name: knob for knob in list_knobs(file, "bert", table, Place(2, "cuda"))}
     assert "layer_norm" not in knobs
     found = knobs["bias_gelu"]
     assert (found.present, found.candidates) == (("torch",), (("triton",), ("te",)))
