@@ -45,11 +45,12 @@ def make_parser() -> Parser:
     info = add_data(commands, "info", "count examples and show how long they are")
     info.add_argument("--picture", type=Path, metavar="FILE", help=".svg or .png to draw")
     digest = add_data(commands, "digest", "print the MD5 digests of each shard")
-    digest.add_argument("--workers", type=int, default=1, help="shards read at a time")
     for command in (digest, info):
+        command.add_argument("--workers", type=int, default=1, help="shards read at a time")
         command.add_argument("--json", action="store_true", help="print one JSON document")
     export = add_data(commands, "export", "write the reference's seven padded features")
     export.add_argument("--npz", type=Path, required=True, help="file to write")
+    export.add_argument("--workers", type=int, default=1, help="threads that read and compress")
     return parser
 
 
@@ -199,7 +200,7 @@ def run_info(arguments: Any) -> int:
     from bert.prepare_data_information import describe_data, draw_lengths, print_description
 
     manifest = read_manifest(arguments.data)
-    description = describe_data(manifest, read_published_data().lengths)
+    description = describe_data(manifest, read_published_data().lengths, arguments.workers)
     if arguments.picture is not None:
         draw_lengths(description, arguments.picture)
     if arguments.json:
@@ -226,7 +227,7 @@ def run_export(arguments: Any) -> int:
     """Write the padded features."""
     from bert.prepare_data_export import export_data
 
-    export_data(read_manifest(arguments.data), arguments.npz)
+    export_data(read_manifest(arguments.data), arguments.npz, arguments.workers)
     return GOOD
 
 

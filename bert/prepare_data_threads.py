@@ -5,8 +5,9 @@ Reading, writing, hashing and the compiled loops do; what is pure Python needs p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -22,5 +23,24 @@ def run_tasks(tasks: Sequence[Callable[[], T]], workers: int) -> Iterator[tuple[
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_in_order(tasks: Iterable[Callable[[], T]], workers: int) -> Iterator[T]:
+    """Yield the result of each task in the order of the tasks; at most `workers` run at a time.
+
+    At most twice as many results wait to be taken, so that memory is bounded. The first exception,
+    in that order, is raised here; tasks that have not begun by then never begin.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(pool.submit(task))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

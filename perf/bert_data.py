@@ -43,6 +43,8 @@ WORDS, WHOLE_WORDS = 60_000, 25_000
 WORDS_A_SENTENCE, SENTENCES_A_DOCUMENT = 20, 20
 BYTES_A_WORD = 10
 PEER_NAME = "the oracle in Python"
+# Calls of ours a turn, so that its turn lasts as long as the oracle's, about.
+REPETITIONS = 50
 
 
 @dataclass(frozen=True)
@@ -148,13 +150,15 @@ def shuffle_candidates(generator: Any, lengths: Any, masked: Any, candidates: An
 
 
 def measure_floor(call: Callable[[], None], rounds: int) -> float:
-    """Median of CPU-seconds, after one unmeasured call."""
+    """Median over rounds of the mean CPU-seconds of a call, after one unmeasured call."""
+    call()
     seconds = []
-    for _ in range(rounds + 1):
+    for _ in range(rounds):
         start = read_cpu_seconds()
-        call()
-        seconds.append(read_cpu_seconds() - start)
-    return statistics.median(seconds[1:])
+        for _ in range(REPETITIONS):
+            call()
+        seconds.append((read_cpu_seconds() - start) / REPETITIONS)
+    return statistics.median(seconds)
 
 
 def measure_examples(ours: Ours, peer: Peer, rounds: int, how: str) -> Stretch:
@@ -162,7 +166,7 @@ def measure_examples(ours: Ours, peer: Peer, rounds: int, how: str) -> Stretch:
     settings = ours.settings
     lengths, masked = (ours.index[name].astype(np.int64) for name in ("tokens", "masked"))
     candidates = np.arange(settings.max_seq_length, dtype=np.uint16)
-    turns = measure_in_turns(ours.encode, peer.encode, rounds)
+    turns = measure_in_turns(ours.encode, peer.encode, rounds, REPETITIONS)
     comparison = turns.compare("tokens to examples", PEER_NAME, "example", len(lengths), how)
     floor = measure_floor(
         lambda: shuffle_candidates(seed_generator(settings.seed), lengths, masked, candidates),
@@ -181,7 +185,9 @@ def measure_examples(ours: Ours, peer: Peer, rounds: int, how: str) -> Stretch:
 def measure_text(ours: Ours, peer: Peer, folder: Path, rounds: int, how: str) -> Stretch:
     """Measure from text to shard."""
     shard, other = folder / "shard", folder / "other"
-    turns = measure_in_turns(lambda: ours.write(shard), lambda: peer.write(other), rounds)
+    turns = measure_in_turns(
+        lambda: ours.write(shard), lambda: peer.write(other), rounds, REPETITIONS
+    )
     size = ours.text.stat().st_size
     comparison = turns.compare("text to shard", PEER_NAME, "byte of text", size, how)
     content = shard.read_bytes()
@@ -210,8 +216,9 @@ def measure(folder: Path, text: Path, vocab: Path, rounds: int) -> dict[str, Str
     count, records = len(ours.index), np.concatenate(ours.records)
     if (ours.index.tobytes(), records.tobytes()) != peer.encoded:
         raise InputError(f"{text}: the oracle makes other examples of it: give plain English text")
-    how = f"getrusage, {rounds} turns, the same {text.stat().st_size:,} bytes of text and "
-    how += f"{count:,} examples, {records.nbytes:,} bytes of records, byte-equal"
+    how = f"getrusage, {rounds} turns, {REPETITIONS} calls of ours in each, the same "
+    how += f"{text.stat().st_size:,} bytes of text and {count:,} examples, "
+    how += f"{records.nbytes:,} bytes of records, byte-equal"
     return {
         "examples": measure_examples(ours, peer, rounds, how),
         "text": measure_text(ours, peer, folder, rounds, how),

@@ -75,15 +75,22 @@ class Turns:
         )
 
 
-def measure_in_turns(ours: Callable[[], None], peer: Callable[[], None], rounds: int) -> Turns:
-    """Measure `rounds` turns of both, after one unmeasured turn."""
+def measure_in_turns(
+    ours: Callable[[], None], peer: Callable[[], None], rounds: int, repetitions: int = 1
+) -> Turns:
+    """Measure `rounds` turns of both, after one unmeasured turn.
+
+    repetitions: calls of ours a turn, whose mean is taken: a turn of ours that is much shorter than
+    the peer's would meet other neighbours.
+    """
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(rounds + 1):
-        for place, call in enumerate((ours, peer)):
+        for place, (call, calls) in enumerate(((ours, repetitions), (peer, 1))):
             start = read_cpu_seconds()
-            call()
+            for _ in range(calls):
+                call()
             if turn:
-                seconds[place].append(read_cpu_seconds() - start)
+                seconds[place].append((read_cpu_seconds() - start) / calls)
     return Turns(tuple(seconds[0]), tuple(seconds[1]))
 
 

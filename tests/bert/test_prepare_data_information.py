@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from bert import prepare_data_information
 from bert.manifest import Manifest
 from bert.prepare_data import main
 from bert.prepare_data_information import (
@@ -36,6 +38,26 @@ def test_lengths_are_counted(manifest: Manifest) -> None:
     assert random_next == sum(sample.next_sentence_label for sample in samples)
     lengths = [len(sample.input_ids) for sample in samples]
     assert counts.tolist() == np.bincount(lengths, minlength=33).tolist()
+
+
+def test_workers_and_stretches_change_nothing(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for workers, examples in (("1", 1 << 20), ("3", 5)):
+        monkeypatch.setattr(prepare_data_information, "READ_EXAMPLES", examples)
+        assert main(["info", str(manifest.folder), "--json", "--workers", workers]) == 0
+        said.append(capsys.readouterr().out)
+    assert len(manifest.shards) > 1 and said[0] == said[1]
+    with pytest.raises(InputError, match="--workers must be from 1"):
+        main(["info", str(manifest.folder), "--workers", "0"])
+
+
+def test_another_shard_than_the_manifests_is_refused(manifest: Manifest) -> None:
+    shard = manifest.shards[0]
+    other = replace(manifest, shards=(replace(shard, examples=shard.examples + 1),))
+    with pytest.raises(InputError, match=f"{shard.name} is not the shard that"):
+        count_lengths(other, 2)
 
 
 def test_lengths_beyond_the_longest_are_damage(manifest: Manifest) -> None:

@@ -38,6 +38,18 @@ def test_the_first_turn_is_not_counted():
     assert len(turns.ours) == 2
 
 
+def test_ours_may_be_called_more_often(monkeypatch: pytest.MonkeyPatch):
+    clock = [0.0]
+    monkeypatch.setattr(comparison, "read_cpu_seconds", lambda: clock[0])
+
+    def spend(seconds: float) -> None:
+        clock[0] += seconds
+
+    turns = measure_in_turns(lambda: spend(1.0), lambda: spend(4.0), rounds=2, repetitions=5)
+    assert turns == Turns(ours=(1.0,) * 2, peer=(4.0,) * 2)
+    assert clock[0] == 3 * (5 + 4)
+
+
 def test_ratio_is_the_median_of_the_turns(capsys: pytest.CaptureFixture[str]):
     turns = Turns(ours=(1.0, 2.0, 4.0), peer=(2.0, 6.0, 40.0))
     result = turns.compare("a", "b", "thing", 2, "how it was done")
