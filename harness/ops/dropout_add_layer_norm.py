@@ -14,8 +14,12 @@ def dropout_add_layer_norm(
     dropout: float,
     eps: float,
     training: bool,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """layer_norm(dropout(x) + residual), the end of each half of a post-norm encoder layer.
+
+    One tensor, returned twice: the next half takes the one for its matrices and the other for its
+    residual, so that a provider can add up the two gradients where it reads them; here autograd
+    does.
 
     x, residual: (T, hidden); weight, bias: (hidden,). In training each element of x is zeroed with
     probability `dropout` and the rest scaled by 1 / (1 - dropout). Statistics are taken in fp32;
@@ -23,4 +27,5 @@ def dropout_add_layer_norm(
     mlcommons/training bert modeling.py transformer_model.
     """
     y = F.dropout(x, dropout, training) + residual
-    return F.layer_norm(y.float(), weight.shape, weight.float(), bias.float(), eps).to(x.dtype)
+    y = F.layer_norm(y.float(), weight.shape, weight.float(), bias.float(), eps).to(x.dtype)
+    return y, y
