@@ -129,7 +129,8 @@ class _BiasGelu(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(x, bias)
-        return _launch_forward(x, bias)
+        y: Tensor = _launch_forward(x, bias)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:

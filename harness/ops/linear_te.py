@@ -66,5 +66,6 @@ def query_key_value(
 
     The library joins parameters that lie next to each other without a copy.
     """
-    query, key, value = apply_module(x, weights, biases).unflatten(1, (3, -1)).unbind(1)
+    joined = apply_module(x, weights, biases)
+    query, key, value = joined.view(len(x), 3, -1).unbind(1)
     return query, key, value

@@ -139,7 +139,8 @@ class _MaskedCrossEntropy(Function):
         losses, log_sums = _launch_forward(logits, labels)
         count = (labels != IGNORED_LABEL).sum() + 1e-5
         ctx.save_for_backward(logits, labels, log_sums, count)
-        return losses.sum() / count
+        loss: Tensor = losses.sum() / count
+        return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:

@@ -65,6 +65,7 @@ class _FlashAttention(Function):
         longest: int,
         dropout: float,
     ) -> Tensor:
+        context: Tensor
         context, logsumexp, rng_state, unused, _ = torch.ops.aten._flash_attention_forward(
             query, key, value, cu_seqlens, cu_seqlens, longest, longest, dropout, False, False
         )
