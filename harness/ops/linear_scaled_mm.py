@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 
@@ -21,7 +22,11 @@ from harness.ops.float8_triton import quantize
 def multiply_forward(
     ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, differentiates: bool
 ) -> Tensor:
-    """x W^T + b in e4m3 -> the type of x; keeps for backward what it needs, 8 bits an element."""
+    """x W^T + b in e4m3 -> the type of x; keeps for backward what it needs, 8 bits an element.
+
+    differentiates: whether a backward pass may follow. An autograd function cannot tell: inside it
+    gradients are off, and parameters ask for theirs even where evaluation has turned them off.
+    """
     check_sizes(x, weight)
     left = quantize(x.contiguous(), E4M3, differentiates)
     right = quantize(weight, E4M3, differentiates)
@@ -42,13 +47,15 @@ def multiply_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 class _Float8Linear(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return multiply_forward(ctx, x, weight, bias, any(ctx.needs_input_grad))
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, differentiates: bool
+    ) -> Tensor:
+        return multiply_forward(ctx, x, weight, bias, differentiates)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         grad_bias = grad.sum(0) if ctx.needs_input_grad[2] else None
-        return *multiply_backward(ctx, grad), grad_bias
+        return *multiply_backward(ctx, grad), grad_bias, None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -57,5 +64,5 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x, weight and bias of one 16-bit type; rows, in and out multiples of 16. Raises InputError
     otherwise.
     """
-    result: Tensor = _Float8Linear.apply(x, weight, bias)
+    result: Tensor = _Float8Linear.apply(x, weight, bias, torch.is_grad_enabled())
     return result
