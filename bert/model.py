@@ -335,7 +335,7 @@ def pretraining_loss(
     Source: mlcommons/training bert run_pretraining.py model_fn_builder.
     """
     masked_lm_loss = operations.masked_cross_entropy(output.masked_lm_logits, masked_ids)
-    next_sentence_loss = F.cross_entropy(
-        output.next_sentence_logits.float(), next_sentence_labels, ignore_index=-1
-    )
+    questions = output.next_sentence_logits
+    questions = questions.to(torch.promote_types(questions.dtype, torch.float32))
+    next_sentence_loss = F.cross_entropy(questions, next_sentence_labels, ignore_index=-1)
     return masked_lm_loss + next_sentence_loss, masked_lm_loss, next_sentence_loss
