@@ -19,4 +19,4 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
     total = F.cross_entropy(exact, labels, ignore_index=IGNORED_LABEL, reduction="sum")
-    return total / ((labels != IGNORED_LABEL).sum() + 1e-5)
+    return total / ((labels != IGNORED_LABEL).sum().to(exact.dtype) + 1e-5)

@@ -175,8 +175,9 @@ def test_logits_losses_and_gradients_are_those_of_the_padded_model() -> None:
 
 
 def test_in_fp64_the_padded_model_has_the_same_losses_and_gradients() -> None:
-    model = tiny(2).double().eval()
+    model = tiny(2).eval()
     reference = make_padded_reference(model).double()
+    model.double()
     sequences = make_sequences(4, (24, 6, 15, 24, 3))
     columns = {"input_ids": 0, "token_type_ids": 0, "attention_mask": 0, "labels": -100}
     padded = {key: torch.full((5, 24), value) for key, value in columns.items()}
