@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bert.layers import Dense, LayerNorm, Table
 from bert.model_config import INITIALIZER_RANGE, ModelConfig, read_bert_config
 
 __all__ = [
@@ -28,17 +29,24 @@ __all__ = [
 ]
 
 LAYER_NORM_EPS = 1e-12
+# One tensor, (T, hidden), for the next matrices and again for the next residual: what makes it can
+# then add up the two gradients where it reads them.
+Twice = tuple[Tensor, Tensor]
+ROW_MULTIPLE = 16  # what the sizes of FP8 products have to be multiples of
 
 
 @dataclass(frozen=True)
 class Operations:
     """What a step is computed with: see harness.ops for the definitions."""
 
+    embedding: Callable[..., Twice]
+    linear: Callable[..., Tensor]
     query_key_value: Callable[..., tuple[Tensor, Tensor, Tensor]]
     varlen_attention: Callable[..., Tensor]
     bias_gelu: Callable[..., Tensor]
     layer_norm: Callable[..., Tensor]
-    dropout_add_layer_norm: Callable[..., Tensor]
+    dropout_add_layer_norm: Callable[..., Twice]
+    vocabulary_logits: Callable[..., Tensor]
     masked_cross_entropy: Callable[..., Tensor]
     lamb_moments: Callable[..., Tensor]
     lamb_apply: Callable[..., None]
@@ -72,40 +80,6 @@ class Output(NamedTuple):
     next_sentence_logits: Tensor
 
 
-class Table(nn.Module):
-    """An embedding table, (rows, size)."""
-
-    def __init__(self, rows: int, size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(rows, size))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """rows: (T,) int -> (T, size)."""
-        return F.embedding(rows, self.weight)
-
-
-class Dense(nn.Module):
-    """A fully connected layer: weight (out, in), bias (out,)."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.empty(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (rows, in) -> (rows, out)."""
-        return F.linear(x, self.weight, self.bias)
-
-
-class LayerNorm(nn.Module):
-    """Gain and bias of a layer normalisation, (size,) each; who holds it calls the operation."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(size))
-        self.bias = nn.Parameter(torch.empty(size))
-
-
 class Embeddings(nn.Module):
     """Word, position and segment embeddings: sum, normalise, drop."""
 
@@ -118,12 +92,17 @@ class Embeddings(nn.Module):
         self.token_type = Table(config.segments, config.hidden_size)
         self.layer_norm = LayerNorm(config.hidden_size)
 
-    def forward(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """Three (T,) int -> (T, hidden)."""
-        x = self.word(input_ids) + self.token_type(segment_ids) + self.position(position_ids)
-        norm = self.layer_norm
-        x = self.operations.layer_norm(x, norm.weight, norm.bias, LAYER_NORM_EPS)
-        return F.dropout(x, self.dropout, self.training)
+    def forward(self, input_ids: Tensor, segment_ids: Tensor, position_ids: Tensor) -> Twice:
+        """Three (T,) int -> (T, hidden), twice."""
+        return self.operations.embedding(
+            (input_ids, position_ids, segment_ids),
+            (self.word.weight, self.position.weight, self.token_type.weight),
+            self.layer_norm.weight,
+            self.layer_norm.bias,
+            self.dropout,
+            LAYER_NORM_EPS,
+            self.training,
+        )
 
 
 class Attention(nn.Module):
@@ -135,14 +114,16 @@ class Attention(nn.Module):
         self.heads = config.heads
         self.dropout = config.dropout
         self.attention_dropout = config.attention_dropout
-        self.query = Dense(config.hidden_size, config.hidden_size)
-        self.key = Dense(config.hidden_size, config.hidden_size)
-        self.value = Dense(config.hidden_size, config.hidden_size)
-        self.output = Dense(config.hidden_size, config.hidden_size)
+        for name in ("query", "key", "value", "output"):
+            dense = Dense(config.hidden_size, config.hidden_size, operations.linear)
+            self.add_module(name, dense)
         self.layer_norm = LayerNorm(config.hidden_size)
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor, longest_sequence: int) -> Tensor:
-        """x: (T, hidden) -> (T, hidden)."""
+    def forward(
+        self, inputs: Twice, cu_seqlens: Tensor, longest_sequence: int, rows: Tensor | None
+    ) -> Twice:
+        """(T, hidden) -> (T, hidden), or (R, hidden) where rows (R,) names those wanted."""
+        x, residual = inputs
         projections = self.operations.query_key_value(
             x,
             (self.query.weight, self.key.weight, self.value.weight),
@@ -158,9 +139,12 @@ class Attention(nn.Module):
             self.attention_dropout,
             self.training,
         )
+        context = context_THD.flatten(1)
+        if rows is not None:
+            context, residual = context.index_select(0, rows), residual.index_select(0, rows)
         return self.operations.dropout_add_layer_norm(
-            self.output(context_THD.flatten(1)),
-            x,
+            self.output(context),
+            residual,
             self.layer_norm.weight,
             self.layer_norm.bias,
             self.dropout,
@@ -176,16 +160,18 @@ class FeedForward(nn.Module):
         super().__init__()
         self.operations = operations
         self.dropout = config.dropout
-        self.intermediate = Dense(config.hidden_size, config.intermediate_size)
-        self.output = Dense(config.intermediate_size, config.hidden_size)
+        hidden, inner = config.hidden_size, config.intermediate_size
+        self.intermediate = Dense(hidden, inner, operations.linear)
+        self.output = Dense(inner, hidden, operations.linear)
         self.layer_norm = LayerNorm(config.hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (T, hidden) -> (T, hidden)."""
-        y = self.operations.bias_gelu(F.linear(x, self.intermediate.weight), self.intermediate.bias)
+    def forward(self, inputs: Twice) -> Twice:
+        """(T, hidden) -> (T, hidden)."""
+        x, residual = inputs
+        y = self.operations.bias_gelu(self.intermediate.multiply(x), self.intermediate.bias)
         return self.operations.dropout_add_layer_norm(
             self.output(y),
-            x,
+            residual,
             self.layer_norm.weight,
             self.layer_norm.bias,
             self.dropout,
@@ -202,9 +188,14 @@ class EncoderLayer(nn.Module):
         self.attention = Attention(config, operations)
         self.feed_forward = FeedForward(config, operations)
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor, longest_sequence: int) -> Tensor:
-        """x: (T, hidden) -> (T, hidden)."""
-        return self.feed_forward(self.attention(x, cu_seqlens, longest_sequence))
+    def forward(
+        self, inputs: Twice, cu_seqlens: Tensor, longest_sequence: int, rows: Tensor | None = None
+    ) -> Twice:
+        """(T, hidden) -> (T, hidden), or (R, hidden) where rows (R,) names those wanted.
+
+        Keys and values come of all tokens; what follows attention works on each token by itself.
+        """
+        return self.feed_forward(self.attention(inputs, cu_seqlens, longest_sequence, rows))
 
 
 class MaskedLmHead(nn.Module):
@@ -213,16 +204,16 @@ class MaskedLmHead(nn.Module):
     def __init__(self, config: ModelConfig, operations: Operations) -> None:
         super().__init__()
         self.operations = operations
-        self.transform = Dense(config.hidden_size, config.hidden_size)
+        self.transform = Dense(config.hidden_size, config.hidden_size, F.linear)
         self.layer_norm = LayerNorm(config.hidden_size)
         self.output_bias = nn.Parameter(torch.empty(config.vocabulary_size))
 
     def forward(self, x: Tensor, word_embedding: Tensor) -> Tensor:
         """x: (M, hidden); word_embedding: (vocabulary, hidden) -> (M, vocabulary)."""
-        x = self.operations.bias_gelu(F.linear(x, self.transform.weight), self.transform.bias)
+        x = self.operations.bias_gelu(self.transform.multiply(x), self.transform.bias)
         norm = self.layer_norm
         x = self.operations.layer_norm(x, norm.weight, norm.bias, LAYER_NORM_EPS)
-        return F.linear(x, word_embedding, self.output_bias)
+        return self.operations.vocabulary_logits(x, word_embedding, self.output_bias)
 
 
 class BertForPretraining(nn.Module):
@@ -238,20 +229,21 @@ class BertForPretraining(nn.Module):
         self.config = config
         self.embeddings = Embeddings(config, operations)
         self.encoder = nn.ModuleList(EncoderLayer(config, operations) for _ in range(config.layers))
-        self.pooler = Dense(config.hidden_size, config.hidden_size)
+        # The heads stay out of FP8.
+        self.pooler = Dense(config.hidden_size, config.hidden_size, F.linear)
         self.masked_lm = MaskedLmHead(config, operations)
-        self.next_sentence = Dense(config.hidden_size, 2)
+        self.next_sentence = Dense(config.hidden_size, 2, F.linear)
         initialize_weights(self)
 
     def forward(self, batch: Batch) -> Output:
         """Logits of the masked tokens and of the next-sentence question; labels are not read."""
         x = self.embeddings(batch.input_ids, batch.segment_ids, batch.position_ids)
-        for layer in self.encoder:
+        rows, counts = list_read_rows(batch)
+        for layer in self.encoder[:-1]:
             x = layer(x, batch.cu_seqlens, batch.longest_sequence)
-        # An empty sequence, there to fill a fixed shape, begins after the last token.
-        first_tokens = batch.cu_seqlens[:-1].clamp(max=len(x) - 1)
-        pooled = torch.tanh(self.pooler(x.index_select(0, first_tokens)))
-        masked = x.index_select(0, batch.masked_positions)
+        x, _ = self.encoder[-1](x, batch.cu_seqlens, batch.longest_sequence, rows)
+        masked, first_tokens, _ = x.split(counts)
+        pooled = torch.tanh(self.pooler(first_tokens))
         return Output(
             masked_lm_logits=self.masked_lm(masked, self.embeddings.word.weight),
             next_sentence_logits=self.next_sentence(pooled),
@@ -300,6 +292,21 @@ class BertForPretraining(nn.Module):
         ]
 
 
+def list_read_rows(batch: Batch) -> tuple[Tensor, tuple[int, int, int]]:
+    """The tokens that the heads read, (R,) int64: masked ones, first ones, and a filling.
+
+    The last layer computes these alone after its attention. R is filled up to a multiple of 16,
+    which FP8 products need, by token 0, which nothing reads there. Returns the rows and how many
+    there are of each kind; shapes alone decide it.
+    """
+    # An empty sequence, there to fill a fixed shape, begins after the last token.
+    first_tokens = batch.cu_seqlens[:-1].clamp(max=len(batch.input_ids) - 1)
+    rows = torch.cat((batch.masked_positions.long(), first_tokens.long()))
+    filling = -len(rows) % ROW_MULTIPLE
+    counts = (len(batch.masked_positions), len(first_tokens), filling)
+    return F.pad(rows, (0, filling)), counts
+
+
 def initialize_weights(model: BertForPretraining) -> None:
     """Draw matrices and tables from N(0, 0.02) cut at two standard deviations; biases 0, gains 1.
 
@@ -328,7 +335,7 @@ def pretraining_loss(
     Source: mlcommons/training bert run_pretraining.py model_fn_builder.
     """
     masked_lm_loss = operations.masked_cross_entropy(output.masked_lm_logits, masked_ids)
-    next_sentence_loss = F.cross_entropy(
-        output.next_sentence_logits.float(), next_sentence_labels, ignore_index=-1
-    )
+    questions = output.next_sentence_logits
+    questions = questions.to(torch.promote_types(questions.dtype, torch.float32))
+    next_sentence_loss = F.cross_entropy(questions, next_sentence_labels, ignore_index=-1)
     return masked_lm_loss + next_sentence_loss, masked_lm_loss, next_sentence_loss

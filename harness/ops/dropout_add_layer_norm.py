@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,13 +15,19 @@ def dropout_add_layer_norm(
     dropout: float,
     eps: float,
     training: bool,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """layer_norm(dropout(x) + residual), the end of each half of a post-norm encoder layer.
 
+    One tensor, returned twice: the next half takes the one for its matrices and the other for its
+    residual, so that a provider can add up the two gradients where it reads them; here autograd
+    does.
+
     x, residual: (T, hidden); weight, bias: (hidden,). In training each element of x is zeroed with
-    probability `dropout` and the rest scaled by 1 / (1 - dropout). Statistics are taken in fp32;
-    the result has the shape and type of x. Source: Vaswani et al. 2017, sections 3.1 and 5.4;
-    mlcommons/training bert modeling.py transformer_model.
+    probability `dropout` and the rest scaled by 1 / (1 - dropout). Statistics are taken in fp32
+    (fp64 of fp64); the result has the shape and type of x. Source: Vaswani et al. 2017, sections
+    3.1 and 5.4; mlcommons/training bert modeling.py transformer_model.
     """
     y = F.dropout(x, dropout, training) + residual
-    return F.layer_norm(y.float(), weight.shape, weight.float(), bias.float(), eps).to(x.dtype)
+    exact = torch.promote_types(x.dtype, torch.float32)
+    y = F.layer_norm(y.to(exact), weight.shape, weight.to(exact), bias.to(exact), eps).to(x.dtype)
+    return y, y

@@ -16,7 +16,17 @@ from harness.commands import InputError
 Operation = Callable[..., Any]
 OperationsT = TypeVar("OperationsT")
 
-PROVIDERS = ("torch", "triton", "apex", "te")
+PROVIDERS = (
+    "torch",
+    "triton",
+    "apex",
+    "te",
+    "flash",
+    "flash_attn",
+    "fused",
+    "padded",
+    "scaled_mm",
+)
 
 # operation -> provider -> "module:function"
 TABLE: dict[str, dict[str, str]] = {
@@ -48,14 +58,47 @@ TABLE: dict[str, dict[str, str]] = {
         "torch": "harness.ops.lamb_apply:lamb_apply",
         "triton": "harness.ops.lamb_triton:lamb_apply",
     },
-    "query_key_value": {"torch": "harness.ops.query_key_value:query_key_value"},
-    "varlen_attention": {"torch": "harness.ops.varlen_attention:varlen_attention"},
-    "bias_gelu": {"torch": "harness.ops.bias_gelu:bias_gelu"},
-    "layer_norm": {"torch": "harness.ops.layer_norm:layer_norm"},
-    "dropout_add_layer_norm": {
-        "torch": "harness.ops.dropout_add_layer_norm:dropout_add_layer_norm"
+    "embedding": {
+        "torch": "harness.ops.embedding:embedding",
+        "triton": "harness.ops.embedding_triton:embedding",
     },
-    "masked_cross_entropy": {"torch": "harness.ops.masked_cross_entropy:masked_cross_entropy"},
+    "linear": {
+        "torch": "harness.ops.linear:linear",
+        "te": "harness.ops.linear_te:linear",
+        "scaled_mm": "harness.ops.linear_scaled_mm:linear",
+    },
+    "query_key_value": {
+        "torch": "harness.ops.query_key_value:query_key_value",
+        "fused": "harness.ops.query_key_value_fused:query_key_value",
+        "te": "harness.ops.linear_te:query_key_value",
+        "scaled_mm": "harness.ops.query_key_value_scaled_mm:query_key_value",
+    },
+    "varlen_attention": {
+        "torch": "harness.ops.varlen_attention:varlen_attention",
+        "flash": "harness.ops.varlen_attention_flash:varlen_attention",
+        "flash_attn": "harness.ops.varlen_attention_flash_attn:varlen_attention",
+        "te": "harness.ops.varlen_attention_te:varlen_attention",
+    },
+    "bias_gelu": {
+        "torch": "harness.ops.bias_gelu:bias_gelu",
+        "triton": "harness.ops.bias_gelu_triton:bias_gelu",
+    },
+    "layer_norm": {
+        "torch": "harness.ops.layer_norm:layer_norm",
+        "triton": "harness.ops.layer_norm_triton:layer_norm",
+    },
+    "dropout_add_layer_norm": {
+        "torch": "harness.ops.dropout_add_layer_norm:dropout_add_layer_norm",
+        "triton": "harness.ops.dropout_add_layer_norm_triton:dropout_add_layer_norm",
+    },
+    "vocabulary_logits": {
+        "torch": "harness.ops.vocabulary_logits:vocabulary_logits",
+        "padded": "harness.ops.vocabulary_logits_padded:vocabulary_logits",
+    },
+    "masked_cross_entropy": {
+        "torch": "harness.ops.masked_cross_entropy:masked_cross_entropy",
+        "triton": "harness.ops.masked_cross_entropy_triton:masked_cross_entropy",
+    },
 }
 
 

@@ -15,6 +15,7 @@ from bert.model import (
     BertForPretraining,
     ModelConfig,
     Operations,
+    Output,
     pretraining_loss,
 )
 from harness.ops import resolve_operations
@@ -173,6 +174,66 @@ def test_logits_losses_and_gradients_are_those_of_the_padded_model() -> None:
         assert close(parameter.grad, grad, 2e-5), name
 
 
+def test_in_fp64_the_padded_model_has_the_same_losses_and_gradients() -> None:
+    model = tiny(2).eval()
+    reference = make_padded_reference(model).double()
+    model.double()
+    sequences = make_sequences(4, (24, 6, 15, 24, 3))
+    columns = {"input_ids": 0, "token_type_ids": 0, "attention_mask": 0, "labels": -100}
+    padded = {key: torch.full((5, 24), value) for key, value in columns.items()}
+    for row, s in enumerate(sequences):
+        length = len(s.input_ids)
+        padded["input_ids"][row, :length] = s.input_ids
+        padded["token_type_ids"][row, :length] = s.segment_ids
+        padded["attention_mask"][row, :length] = 1
+        padded["labels"][row, s.masked_positions] = s.masked_ids
+    batch = pack(sequences)
+    theirs = reference(**padded, next_sentence_label=batch.next_sentence_labels)
+    loss, masked_lm_loss, _ = losses(model, batch)
+    # Ours divides by the number of masked tokens + 1e-5, as the reference of the rules does.
+    count = len(batch.masked_ids)
+    more = masked_lm_loss * 1e-5 / count
+    assert torch.isclose(loss + more, theirs.loss, rtol=1e-12)
+    (loss + more).backward()
+    theirs.loss.backward()
+    their_parameters = dict(reference.named_parameters())
+    for name, parameter in model.named_parameters():
+        grad = their_parameters[their_name(name)].grad
+        assert parameter.grad is not None and grad is not None
+        assert (parameter.grad - grad).norm() <= 1e-10 * grad.norm() + 1e-14, name
+
+
+def run_whole_last_layer(model: BertForPretraining, batch: Batch) -> Output:
+    """The model with its last layer computed for every token, as the reference computes it."""
+    pair = model.embeddings(batch.input_ids, batch.segment_ids, batch.position_ids)
+    for layer in model.encoder:
+        pair = layer(pair, batch.cu_seqlens, batch.longest_sequence)
+    x = pair[0]
+    pooled = torch.tanh(model.pooler(x[batch.cu_seqlens[:-1].long()]))
+    words = model.masked_lm(x[batch.masked_positions], model.embeddings.word.weight)
+    return Output(words, model.next_sentence(pooled))
+
+
+def test_the_last_layer_computes_what_the_heads_read_and_nothing_is_missing() -> None:
+    model = tiny(3).double().eval()
+    batch = pack(make_sequences(5, (24, 5, 13, 9)))
+    rows: list[int] = []
+    feed_forward = model.encoder[-1].feed_forward
+    feed_forward.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0][0])))
+    subset = model(batch)
+    read = len(batch.masked_positions) + 4
+    assert rows == [-(-read // 16) * 16] and rows[0] < len(batch.input_ids)
+    whole = run_whole_last_layer(model, batch)
+    gradients = []
+    for output in (subset, whole):
+        loss = pretraining_loss(output, batch.masked_ids, batch.next_sentence_labels, operations())
+        gradients.append(torch.autograd.grad(loss[0], list(model.parameters())))
+    for ours, theirs in zip(subset, whole, strict=True):
+        assert close(ours, theirs, 1e-12)
+    for ours, theirs in zip(*gradients, strict=True):
+        assert (ours - theirs).norm() <= 1e-11 * theirs.norm() + 1e-14
+
+
 def test_a_sequence_does_not_see_its_neighbours_or_their_order() -> None:
     model = tiny(5).eval()
     sequences = make_sequences(7, (11, 24, 3, 17))
@@ -228,7 +289,7 @@ def test_dropout_is_in_training_only_and_at_all_its_places() -> None:
         moving = tiny(12, dropout=probabilities[0], attention_dropout=probabilities[1]).train()
         assert not torch.equal(moving(batch).masked_lm_logits, model(batch).masked_lm_logits)
     model.train()
-    dropped = model.embeddings(batch.input_ids, batch.segment_ids, batch.position_ids) == 0
+    dropped = model.embeddings(batch.input_ids, batch.segment_ids, batch.position_ids)[0] == 0
     # 96 x 32 elements at 0.1: standard deviation 0.0054
     assert abs(dropped.float().mean() - 0.1) < 0.025
 
@@ -301,6 +362,22 @@ def test_weights_are_taken_over_from_a_state_without_initialising() -> None:
     model.load_state_dict(source.state_dict(), assign=True)
     batch = pack(make_sequences(5, (8, 6)))
     assert torch.equal(model(batch).masked_lm_logits, source(batch).masked_lm_logits)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_matrices_beside_fp32_normalisations(dtype: torch.dtype) -> None:
+    exact, model = tiny(42).eval(), tiny(42).eval().to(dtype)
+    norms = {id(parameter) for parameter in model.normalisation_parameters()}
+    assert len(norms) == 2 * (1 + 2 * 2 + 1)
+    for parameter in model.parameters():
+        assert parameter.dtype == (torch.float32 if id(parameter) in norms else dtype)
+    batch = pack(make_sequences(6, (20, 11, 16)))
+    loss = losses(model, batch)[0]
+    assert loss.dtype == torch.float32
+    assert torch.isclose(loss, losses(exact, batch)[0], rtol=0.02)
+    loss.backward()
+    assert all(p.grad is not None and p.grad.dtype == p.dtype for p in model.parameters())
+    assert all(p.dtype == torch.float64 for p in tiny(42).double().parameters())
 
 
 def test_runs_under_bf16_autocast_and_in_other_index_types() -> None:

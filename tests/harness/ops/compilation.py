@@ -110,7 +110,8 @@ def compile_one(task: tuple[int, int]) -> tuple[str, dict[str, Any]]:
 
 def main(file: Path) -> None:
     """Compile all on all processors."""
-    tasks = [(n, a) for n in range(len(list_variants())) for a in ARCHITECTURES]
+    variants = list(enumerate(list_variants()))
+    tasks = [(n, a) for n, variant in variants for a in ARCHITECTURES if variant.runs_on(a)]
     with ProcessPoolExecutor() as pool:
         results = dict(pool.map(compile_one, tasks, chunksize=len(ARCHITECTURES)))
     file.write_text(json.dumps(results, indent=1))

@@ -16,6 +16,12 @@ from torch import Tensor
 
 from harness.ops.kernels import Record, record_launches
 from harness.ops.table import resolve
+from tests.harness.ops.bert_kernel_cases import (
+    BERT_CASES,
+    BERT_MANY_REGISTERS,
+    BERT_NARROW_STORES,
+    BERT_OLDEST,
+)
 
 # "module:kernel" -> why its accesses are narrower than 16 bytes a thread.
 NARROW_LOADS: dict[str, str] = {
@@ -29,7 +35,10 @@ NARROW_STORES = {
     "lars_update_triton:norms_kernel": "two numbers a chunk of 256 elements",
     "chunk_sums_triton:sum_kernel": "two numbers a tensor",
     "label_smoothed_cross_entropy_triton:forward_kernel": "two numbers a row of logits",
+    **BERT_NARROW_STORES,
 }
+MANY_REGISTERS = {**BERT_MANY_REGISTERS}
+OLDEST_ARCHITECTURE = {**BERT_OLDEST}
 
 META = torch.device("meta")
 FULL = (torch.float32,)
@@ -43,6 +52,8 @@ TYPES = {
     torch.uint8: "u8",
     torch.int8: "i8",
     torch.bool: "i1",
+    torch.float8_e4m3fn: "fp8e4nv",
+    torch.float8_e5m2: "fp8e5",
 }
 
 
@@ -62,6 +73,14 @@ class Variant:
     aligned: tuple[int, ...]
     warps: int
     stages: int
+
+    @property
+    def kernel_name(self) -> str:
+        """ "module:kernel", without the package."""
+        return f"{self.kernel.fn.__module__.rsplit('.', 1)[-1]}:{self.kernel.fn.__name__}"
+
+    def runs_on(self, architecture: int) -> bool:
+        return architecture >= OLDEST_ARCHITECTURE.get(self.kernel_name, 0)
 
 
 def make_variant(record: Record) -> Variant:
@@ -194,6 +213,7 @@ CASES: dict[str, tuple[Callable[[torch.dtype], None], tuple[torch.dtype, ...]]] 
         partial(run_batch_norm, "batch_norm_add_relu", WITH_RESIDUAL[:1]),
         FULL,
     ),
+    **BERT_CASES,
 }
 
 

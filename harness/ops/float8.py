@@ -1,0 +1,85 @@
+"""Tensors in FP8 with one scale each, and the matrix products of them.
+
+Per-tensor current scaling: the largest magnitude of the very tensor decides its scale, on the
+device. Nothing is kept from step to step, so that warm-up and evaluation leave no trace.
+Activations and weights are e4m3, gradients e5m2. Source: Micikevicius et al. 2022, "FP8 formats
+for deep learning"; MLPerf training rules, Numerical formats (fp8 is pre-approved).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from harness.commands import InputError
+
+E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
+LARGEST = {E4M3: 448.0, E5M2: 57344.0}
+LARGEST_SCALE = 3e38  # of a tensor of almost nothing: no infinity may come of it
+MULTIPLE = 16  # of every side of an FP8 matrix: what the kernels of torch._scaled_mm take
+
+
+class Float8(NamedTuple):
+    """A matrix in FP8: rows (R, C), columns the transpose (C, R); true value = FP8 value x inverse.
+
+    Both are contiguous, because FP8 products take their operands along the summed dimension alone.
+    inverse: (), fp32. columns is None where it was not asked for.
+    """
+
+    rows: Tensor
+    columns: Tensor | None
+    inverse: Tensor
+
+
+def quantize(x: Tensor, dtype: torch.dtype, transposes: bool) -> Float8:
+    """x (R, C) in FP8, rounded to nearest, the largest magnitude at the format's largest.
+
+    The definition, in plain PyTorch: what the kernels of harness.ops.float8_triton are tested
+    against. A tensor of zeros has scale 1; what is not finite in x is NaN in the result.
+    """
+    largest = x.abs().amax().float()
+    scale = torch.where(largest > 0, (LARGEST[dtype] / largest).clamp(max=LARGEST_SCALE), 1.0)
+    rows = (x.float() * scale).to(dtype)
+    columns = rows.t().contiguous() if transposes else None
+    return Float8(rows, columns, 1.0 / scale)
+
+
+def multiply(
+    left: Tensor,
+    left_inverse: Tensor,
+    right: Tensor,
+    right_inverse: Tensor,
+    dtype: torch.dtype,
+    bias: Tensor | None = None,
+    fast: bool = False,
+) -> Tensor:
+    """left (M, K) times the transpose of right (N, K), both FP8 and contiguous -> (M, N) in dtype.
+
+    fast: sum in the tensor cores' own precision, enough for a forward pass.
+    """
+    return torch._scaled_mm(
+        left,
+        right.t(),
+        scale_a=left_inverse,
+        scale_b=right_inverse,
+        bias=bias,
+        out_dtype=dtype,
+        use_fast_accum=fast,
+    )
+
+
+def check_sizes(x: Tensor, weight: Tensor) -> None:
+    """Raise InputError unless x (rows, in) and weight (out, in) can be multiplied in FP8."""
+    if x.dtype not in (torch.bfloat16, torch.float16) or weight.dtype != x.dtype:
+        raise InputError(
+            f"FP8 products take activations and weights of one 16-bit type, not {x.dtype} and "
+            f"{weight.dtype}: set precision.format, or name the provider 'torch'"
+        )
+    sizes = (*x.shape, *weight.shape)
+    if any(size % MULTIPLE for size in sizes):
+        raise InputError(
+            f"FP8 products take sizes that are multiples of {MULTIPLE}, not x {tuple(x.shape)} and "
+            f"weight {tuple(weight.shape)}: choose such a number of tokens"
+        )

@@ -1,0 +1,68 @@
+"""A fully connected layer with its three matrix products in FP8, by torch._scaled_mm.
+
+The operands follow the 16-bit activations and weights: weights are cast anew each time, so that
+nothing but the model's own parameters is updated, saved or restored.
+"""
+
+# torch.autograd.Function has no types that mypy could check.
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from harness.ops.float8 import E4M3, E5M2, check_sizes, multiply
+from harness.ops.float8_triton import quantize
+
+
+def multiply_forward(
+    ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, differentiates: bool
+) -> Tensor:
+    """x W^T + b in e4m3 -> the type of x; keeps for backward what it needs, 8 bits an element.
+
+    differentiates: whether a backward pass may follow. An autograd function cannot tell: inside it
+    gradients are off, and parameters ask for theirs even where evaluation has turned them off.
+    """
+    check_sizes(x, weight)
+    left = quantize(x.contiguous(), E4M3, differentiates)
+    right = quantize(weight, E4M3, differentiates)
+    ctx.dtype = x.dtype
+    ctx.save_for_backward(left.columns, left.inverse, right.columns, right.inverse)
+    return multiply(left.rows, left.inverse, right.rows, right.inverse, x.dtype, bias, fast=True)
+
+
+def multiply_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the weight, from a gradient in e5m2 and what forward kept."""
+    x, x_inverse, weight, weight_inverse = ctx.saved_tensors
+    cast = quantize(grad.contiguous(), E5M2, True)
+    assert cast.columns is not None
+    grad_x = multiply(cast.rows, cast.inverse, weight, weight_inverse, ctx.dtype)
+    grad_weight = multiply(cast.columns, cast.inverse, x, x_inverse, ctx.dtype)
+    return grad_x, grad_weight
+
+
+class _Float8Linear(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, differentiates: bool
+    ) -> Tensor:
+        return multiply_forward(ctx, x, weight, bias, differentiates)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        grad_bias = grad.sum(0) if ctx.needs_input_grad[2] else None
+        return *multiply_backward(ctx, grad), grad_bias, None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As harness.ops.linear with operands of FP8 and sums of more.
+
+    x, weight and bias of one 16-bit type; rows, in and out multiples of 16. Raises InputError
+    otherwise.
+    """
+    result: Tensor = _Float8Linear.apply(x, weight, bias, torch.is_grad_enabled())
+    return result

@@ -1,0 +1,48 @@
+"""The three projections in front of attention as one FP8 product over three parameters."""
+
+# torch.autograd.Function has no types that mypy could check.
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from harness.ops.linear_scaled_mm import multiply_backward, multiply_forward
+from harness.ops.query_key_value_fused import join_projections
+
+
+class _Float8Projection(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        differentiates: bool,
+        x: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *biases: Tensor,
+    ) -> Tensor:
+        weight, bias = join_projections((query, key, value), (biases[0], biases[1], biases[2]))
+        return multiply_forward(ctx, x, weight, bias, differentiates)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        grad_x, grad_weight = multiply_backward(ctx, grad)
+        return None, grad_x, *grad_weight.chunk(3), *grad.sum(0).chunk(3)
+
+
+def query_key_value(
+    x: Tensor, weights: tuple[Tensor, Tensor, Tensor], biases: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As harness.ops.query_key_value_fused with operands of FP8: one scale for the three weights.
+
+    All of one 16-bit type; T and hidden multiples of 16. Raises InputError otherwise, and where
+    the parameters do not lie next to each other.
+    """
+    projections = _Float8Projection.apply(torch.is_grad_enabled(), x, *weights, *biases)
+    query, key, value = projections.unflatten(1, (3, -1)).unbind(1)
+    return query, key, value

@@ -1,0 +1,114 @@
+"""Transformer Engine's layers over our parameters; the definition stands in for the library."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.commands import InputError
+from harness.ops.table import resolve
+
+
+class Linear(nn.Module):
+    """The library's layer as far as it is used: weights by name, split or not."""
+
+    made: list[dict[str, Any]]
+
+    def __init__(self, inputs: int, outputs: int, **arguments: Any) -> None:
+        super().__init__()
+        assert arguments["device"] == "meta"
+        self.names = [name.rstrip("_") + "_" for name in arguments["parameters_split"] or ()] or [
+            ""
+        ]
+        self.has_bias = arguments["bias"]
+        rows = outputs // len(self.names)
+        for name in self.names:
+            weight = nn.Parameter(torch.empty(rows, inputs, device="meta"))
+            self.register_parameter(f"{name}weight", weight)
+            if self.has_bias:
+                bias = nn.Parameter(torch.empty(rows, device="meta"))
+                self.register_parameter(f"{name}bias", bias)
+        self.made.append({"outputs": outputs, **arguments})
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.cat([getattr(self, f"{name}weight") for name in self.names])
+        biases = [getattr(self, f"{name}bias") for name in self.names] if self.has_bias else None
+        return F.linear(x, weight, None if biases is None else torch.cat(biases))
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    seen: dict[str, Any] = {"made": [], "entered": 0}
+    Linear.made = seen["made"]
+
+    @contextlib.contextmanager
+    def fp8_autocast(enabled: bool, fp8_recipe: Any) -> Iterator[None]:
+        assert enabled and type(fp8_recipe).__name__ == "Float8CurrentScaling"
+        seen["entered"] += 1
+        yield
+
+    pytorch: Any = types.ModuleType("transformer_engine.pytorch")
+    pytorch.Linear, pytorch.fp8_autocast = Linear, fp8_autocast
+    recipe: Any = types.ModuleType("transformer_engine.common.recipe")
+    recipe.Float8CurrentScaling = type("Float8CurrentScaling", (), {})
+    package: Any = types.ModuleType("transformer_engine")
+    package.pytorch = pytorch
+    modules = {
+        "transformer_engine": package,
+        "transformer_engine.pytorch": pytorch,
+        "transformer_engine.common": types.ModuleType("transformer_engine.common"),
+        "transformer_engine.common.recipe": recipe,
+    }
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "harness.ops.linear_te", raising=False)
+    yield seen
+    sys.modules.pop("harness.ops.linear_te", None)
+
+
+def make_parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.randn(shape).bfloat16())
+
+
+def test_layers_compute_with_our_parameters_and_are_made_once(engine: dict[str, Any]) -> None:
+    torch.manual_seed(1)
+    linear = resolve("linear", "te")
+    x, weight, bias = torch.randn(16, 32).bfloat16(), make_parameter(48, 32), make_parameter(48)
+    for _ in range(2):
+        assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
+    linear(x, weight, bias).sum().backward()
+    assert weight.grad is not None and bias.grad is not None
+    with torch.no_grad():
+        weight.mul_(2)  # the optimizer's update is seen
+    assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
+    other = make_parameter(48, 32)
+    assert torch.equal(linear(x, other, None), F.linear(x, other))
+    assert [made["bias"] for made in engine["made"]] == [True, False]
+    assert engine["entered"] == 5
+
+
+def test_projections_are_one_layer_of_three_parameters(engine: dict[str, Any]) -> None:
+    torch.manual_seed(2)
+    weights = tuple(make_parameter(32, 32) for _ in range(3))
+    biases = tuple(make_parameter(32) for _ in range(3))
+    x = torch.randn(16, 32).bfloat16()
+    results = resolve("query_key_value", "te")(x, weights, biases)
+    for result, weight, bias in zip(results, weights, biases, strict=True):
+        assert torch.allclose(result, F.linear(x, weight, bias), atol=0.05)
+    sum(result.sum() for result in results).backward()
+    assert all(parameter.grad is not None for parameter in (*weights, *biases))
+    (made,) = engine["made"]
+    assert made["parameters_split"] == ("query_", "key_", "value_") and made["outputs"] == 96
+
+
+def test_sizes_that_fp8_cannot_take_are_refused(engine: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="multiples of 16"):
+        resolve("linear", "te")(torch.ones(9, 32).bfloat16(), make_parameter(48, 32), None)
