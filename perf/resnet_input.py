@@ -105,6 +105,9 @@ def compare(manifest: Manifest, images: int, batch: int, rounds: int) -> Compari
         prefetch_batches=1,
         shuffle_buffer_images=min(1024, manifest.train.images),
         channels=3,
+        decoded_cache_megabytes=0,
+        validation_cache_megabytes=0,
+        memory_mapped=True,
     )
     training = TrainingInput(manifest, options, 0, 1, batch, seed=0, device="cpu")
     training.open()

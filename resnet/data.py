@@ -7,52 +7,23 @@ constructed, so that reading a configuration does not pay for it.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.commands import GOOD, InputError, Parser, run_command
+from harness.commands import GOOD, InputError, run_command
+from resnet.data_command import build_parser, count_cores
+from resnet.input_options import InputOptions
 from resnet.shards import Manifest, read_manifest
 
 if TYPE_CHECKING:
     import torch
 
+    from resnet.handover import Batch, KeptBatches
+
 # Images read again to find the one that cannot be decoded; beyond, the report names no file.
 SEARCH_LIMIT_IMAGES = 50_000
 VERIFY = "python -m resnet.prepare_data verify"
-
-
-@dataclass(frozen=True)
-class InputOptions:
-    """How images are read and shaped, the same on every rank.
-
-    crop_size: side of the square the model sees, pixels. resize_shorter: the evaluation image's
-    shorter side before its centre is cropped, pixels. threads: decoding threads a rank.
-    prefetch_batches: batches made ahead. shuffle_buffer_images: encoded images of which the next
-    is drawn. channels: 3 for RGB, 4 with a channel of zeros. Raises ValueError.
-    """
-
-    crop_size: int
-    resize_shorter: int
-    threads: int
-    prefetch_batches: int
-    shuffle_buffer_images: int
-    channels: int
-
-    def __post_init__(self) -> None:
-        for name in ("crop_size", "threads", "prefetch_batches", "shuffle_buffer_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"'{name}' must be at least 1, is {getattr(self, name)}")
-        if self.resize_shorter < self.crop_size:
-            raise ValueError(
-                f"'resize_shorter' is {self.resize_shorter}, less than 'crop_size' {self.crop_size}"
-            )
-        if self.channels not in (3, 4):
-            raise ValueError(f"'channels' must be 3 or 4, is {self.channels}")
 
 
 class _Input:
@@ -74,11 +45,13 @@ class _Input:
         self.rank, self.world_size, self.local_batch = rank, world_size, local_batch
         self.device = device
         # Loads DALI here, ahead of open(): the clock is not running yet.
+        from resnet.handover import Handover
         from resnet.pipelines import Records
 
         # With more ranks than images, the last ranks have none and the reader knows of fewer.
         self.parts = min(world_size, manifest.split(split).images)
         self.records = Records.of_split(manifest, split, min(rank, self.parts - 1), self.parts)
+        self._handover = Handover(device, options.prefetch_batches)
         self._pipeline: Any = None
 
     def _place(self) -> Any:
@@ -91,22 +64,18 @@ class _Input:
             return Place(None)
         return Place(torch.cuda.current_device() if device.index is None else device.index)
 
-    def _run(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take the next batch: images (B, C, H, W), labels (B,), made from DALI's own buffers."""
-        import torch
-
+    def _run(self) -> Batch:
+        """Take the next batch in DALI's own buffers: images (B, C, H, W), labels (B,)."""
         if self._pipeline is None:
             raise RuntimeError("the input is not open")
         try:
-            images, labels = self._pipeline.run()
+            return self._handover.take(self._pipeline)
         except RuntimeError as error:
             self._pipeline = None
             raise self._explain(error) from None
-        images_NHWC = torch.from_dlpack(images.as_tensor())
-        return images_NHWC.permute(0, 3, 1, 2), torch.from_dlpack(labels.as_tensor()).view(-1)
 
     def _explain(self, error: RuntimeError) -> InputError:
-        from resnet.pipelines import describe_failure
+        from resnet.pipeline_failures import describe_failure
 
         return InputError(
             f"{self.manifest.folder}: reading {self.split} images on rank {self.rank} failed "
@@ -116,6 +85,7 @@ class _Input:
 
     def close(self) -> None:
         """Let the pipeline, its threads and its files go; tensors handed out stay valid."""
+        self._handover.lent.release()
         self._pipeline = None
 
 
@@ -167,21 +137,23 @@ class TrainingInput(_Input):
         (local_batch,). Both are the caller's to keep. Raises InputError naming the image that
         cannot be decoded.
         """
-        batch = self._run()
-        self.batches += 1
-        return batch
+        return self._handover.keep(self._advance())
 
     def next_into(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         """Write the next batch into tensors of the caller's, cast to their types.
 
-        images: (local_batch, C, H, W) in channels_last memory; labels: int64 (local_batch,).
+        images: (local_batch, C, H, W) in channels_last memory; labels: int64 (local_batch,). On a
+        GPU the copy is in the order of torch's current stream and the host does not wait for it.
         """
-        made, made_labels = self.next()
-        images.copy_(made, non_blocking=True)
-        labels.copy_(made_labels, non_blocking=True)
+        self._handover.copy(self._advance(), images, labels)
+
+    def _advance(self) -> Batch:
+        batch = self._run()
+        self.batches += 1
+        return batch
 
     def _explain(self, error: RuntimeError) -> InputError:
-        from resnet.pipelines import find_undecodable
+        from resnet.pipeline_failures import find_undecodable
 
         if self.batches * self.local_batch > SEARCH_LIMIT_IMAGES:
             return super()._explain(error)  # the others would wait too long for the search
@@ -222,12 +194,19 @@ class EvaluationInput(_Input):
         longest = -(-manifest.val.images // self.parts)
         self.padded_batches = -(-longest // local_batch)
         self._position = 0
+        self._kept: KeptBatches | None = None
 
-    def prepare(self) -> None:
-        """Build the pipeline, its threads and buffers; nothing of the data is opened."""
+    def prepare(self, dtype: torch.dtype | None = None) -> None:
+        """Build the pipeline, its threads and buffers; nothing of the data is opened.
+
+        dtype: in which `validation_cache_megabytes` keeps images, that of the tensors they are
+        written into; float32 where it is not given. Raises InputError where they do not fit.
+        """
         from resnet.pipelines import build_evaluation
 
         self._position = 0
+        if self.options.validation_cache_megabytes and self.images:
+            self._kept = self._make_room(dtype)
         self._pipeline = build_evaluation(
             self.records, self.options, self.local_batch, self._place()
         )
@@ -261,27 +240,55 @@ class EvaluationInput(_Input):
         finished unseen before the next begins. Raises InputError for an image that cannot be
         decoded, RuntimeError if a pass does not add up.
         """
+        for batch, count in self._batches():
+            yield *self._handover.keep(batch), count
+
+    def epoch_into(self, images: torch.Tensor, labels: torch.Tensor) -> Iterator[int]:
+        """Give one pass as `epoch` does, each batch written as `next_into`; yields its count.
+
+        With `validation_cache_megabytes` the first whole pass fills the memory that `prepare` took,
+        and every later one reads, decodes and preprocesses nothing.
+        """
+        kept = self._kept
+        if kept is not None and kept.complete:
+            for number in range(len(kept)):
+                kept.load(number, images, labels)
+                yield min(self.local_batch, self.images - number * self.local_batch)
+            return
+        for number, (batch, count) in enumerate(self._batches()):
+            self._handover.copy(batch, images, labels)
+            if kept is not None:
+                kept.store(number, images, labels)
+            yield count
+        if kept is not None:
+            kept.complete = True
+
+    def _batches(self) -> Iterator[tuple[Batch, int]]:
+        """One pass in DALI's own buffers, each batch with the number of its real images."""
         while self._position:
             self._advance()
         seen = 0
         for number in range(self.padded_batches if self.images else 0):
             count = min(self.local_batch, self.images - number * self.local_batch)
-            images, labels = self._advance()
+            batch = self._advance()
             # A shorter part pads with a batch that has nothing real in it.
             if count > 0:
                 seen += count
-                yield images, labels, count
+                yield batch, count
         if seen != self.images:
             raise RuntimeError(f"rank {self.rank} evaluated {seen} images of {self.images}")
 
-    def epoch_into(self, images: torch.Tensor, labels: torch.Tensor) -> Iterator[int]:
-        """Give one pass as `epoch` does, each batch written as `next_into`; yields its count."""
-        for made, made_labels, count in self.epoch():
-            images.copy_(made, non_blocking=True)
-            labels.copy_(made_labels, non_blocking=True)
-            yield count
+    def _make_room(self, dtype: torch.dtype | None) -> KeptBatches:
+        import torch
 
-    def _advance(self) -> tuple[torch.Tensor, torch.Tensor]:
+        from resnet.handover import KeptBatches
+
+        options, batches = self.options, -(-self.images // self.local_batch)
+        shape = (self.local_batch, options.channels, options.crop_size, options.crop_size)
+        megabytes = options.validation_cache_megabytes
+        return KeptBatches(batches, shape, dtype or torch.float32, self.device, megabytes)
+
+    def _advance(self) -> Batch:
         batch = self._run()
         self._position = (self._position + 1) % self.padded_batches
         return batch
@@ -294,51 +301,6 @@ def mix_seed(seed: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, rank]).generate_state(1, np.uint32)[0] >> 1)
 
 
-def _count_cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a duration above 0")
-    return value
-
-
-_positive.__name__, _seconds.__name__ = "count", "duration"
-
-
-def build_parser() -> Parser:
-    """Describe the command line."""
-    parser = Parser(prog="python -m resnet.data", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    rate = commands.add_parser("throughput", help="images per second of the input alone")
-    rate.add_argument("--data", type=Path, required=True, help="folder that pack made")
-    rate.add_argument("--split", choices=("train", "val"), default="train")
-    rate.add_argument("--seconds", type=_seconds, default=10.0)
-    rate.add_argument("--batch-size", type=_positive, default=100)
-    rate.add_argument("--threads", type=_positive, default=_count_cores())
-    rate.add_argument("--prefetch-batches", type=_positive, default=3)
-    rate.add_argument("--shuffle-buffer-images", type=_positive, default=1024)
-    rate.add_argument("--channels", type=int, choices=(3, 4), default=4)
-    rate.add_argument("--gpu", type=int, help="number of the GPU to decode on (default: the CPU)")
-    rate.add_argument("--json", action="store_true")
-    images = commands.add_parser("evaluate-images", help="evaluation preprocessing of JPEG files")
-    images.add_argument("folder", type=Path)
-    images.add_argument("--npz", type=Path, required=True, help="file to write")
-    for command in (rate, images):
-        command.add_argument("--crop-size", type=_positive, default=224)
-        command.add_argument("--resize-shorter", type=_positive, default=256)
-    return parser
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run one command; return its exit status."""
     options = build_parser().parse_args(arguments)
@@ -348,7 +310,7 @@ def main(arguments: Sequence[str]) -> int:
         from resnet.measurements import evaluate_images
 
         sizes = (options.crop_size, options.resize_shorter)
-        count = evaluate_images(options.folder, options.npz, *sizes, _count_cores())
+        count = evaluate_images(options.folder, options.npz, *sizes, count_cores())
         print(f"{options.npz}: {count:,} images")
         return GOOD
     from resnet.measurements import measure_throughput
@@ -361,6 +323,9 @@ def main(arguments: Sequence[str]) -> int:
         options.prefetch_batches,
         options.shuffle_buffer_images,
         options.channels,
+        options.decoded_cache_megabytes,
+        0,  # every pass is measured as the first is
+        options.memory_map,
     )
     result = measure_throughput(
         manifest, options.split, shape, options.batch_size, options.gpu, options.seconds

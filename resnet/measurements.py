@@ -12,13 +12,13 @@ import numpy as np
 from harness.commands import InputError
 from harness.files import write_atomically
 from harness.progress import Progress
+from resnet.pipeline_failures import describe_failure
 from resnet.pipelines import (
     Place,
     Records,
     build_evaluation,
     build_file_evaluation,
     build_training,
-    describe_failure,
 )
 from resnet.shards import Manifest
 

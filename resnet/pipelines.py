@@ -10,17 +10,17 @@ DALI writes fp32 or fp16, not bf16. A run in bf16 takes fp32 here and casts on i
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import nvidia.dali.math as dali_math
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
+from harness.commands import InputError
+
 if TYPE_CHECKING:
-    from resnet.data import InputOptions
+    from resnet.input_options import InputOptions
     from resnet.shards import Manifest
 
 MEAN = (123.675, 116.28, 103.53)  # RGB on the 0-255 scale
@@ -31,6 +31,9 @@ CROP_AREA, CROP_ASPECT, CROP_ATTEMPTS = (0.05, 1.0), (3 / 4, 4 / 3), 10
 # allocates again in the timed run.
 WIDEST_PIXELS, HIGHEST_PIXELS = 5980, 6430
 HARDWARE_DECODER_SHARE = 0.99
+# Memory taken ahead, from the same configurations: a decoded image, nvJPEG's buffers on device and
+# host (a thread), and a tenth more than is expected everywhere else.
+DECODED_BYTES, NVJPEG_PADDING_BYTES, BUFFER_MARGIN = 1_315_942, 256 << 20, 1.1
 
 READER = "records"
 DTYPES = {"fp32": types.FLOAT, "fp16": types.FLOAT16}
@@ -84,7 +87,29 @@ class Place:
             "hw_decoder_load": HARDWARE_DECODER_SHARE,
             "preallocate_width_hint": WIDEST_PIXELS,
             "preallocate_height_hint": HIGHEST_PIXELS,
+            "device_memory_padding": NVJPEG_PADDING_BYTES,
+            "host_memory_padding": NVJPEG_PADDING_BYTES,
+            "bytes_per_sample_hint": DECODED_BYTES,
         }
+
+    def buffer_hint(self, bytes_an_image: int) -> dict[str, Any]:
+        """Return how much an operation's output takes, so that a GPU's memory is taken once."""
+        if self.gpu is None:
+            return {}
+        return {"bytes_per_sample_hint": round(BUFFER_MARGIN * bytes_an_image)}
+
+    def decoded_cache(self, megabytes: int) -> dict[str, Any]:
+        """Return the settings that keep decoded images, of any size, until the memory is full.
+
+        megabytes: MiB of the GPU's memory, taken when the pipeline is built. Raises InputError on
+        a CPU, whose decoder keeps nothing.
+        """
+        if self.gpu is None:
+            raise InputError(
+                f"decoded_cache_megabytes is {megabytes}, but only a GPU's decoder keeps images "
+                f"and this run decodes on the CPU: set it to 0"
+            )
+        return {"cache_size": megabytes, "cache_type": "threshold", "cache_threshold": 0}
 
 
 def build_training(
@@ -100,22 +125,22 @@ def build_training(
     Outputs: images (batch, crop, crop, channels) fp32 or fp16, normalised RGB, a fourth channel
     zero; labels (batch, 1) int64. Nothing is opened before the first batch is asked for.
     """
-    pipeline = _make_pipeline(batch, options, seed, place)
+    pipeline = make_pipeline(batch, options, seed, place)
     with pipeline:
-        encoded, labels = _read_shuffled(records, options, seed)
-        images = fn.decoders.image_random_crop(
-            encoded,
-            device=place.decoder,
-            random_area=list(CROP_AREA),
-            random_aspect_ratio=list(CROP_ASPECT),
-            num_attempts=CROP_ATTEMPTS,
-            adjust_orientation=False,  # the reference ignores EXIF
-            **place.decoder_hints(),
-        )
+        cached = options.decoded_cache_megabytes > 0
+        encoded, labels = read_shuffled(records, options, seed, skip_cached=cached)
+        crop = _crop_decoded if cached else _crop_while_decoding
+        images = crop(encoded, options, seed, place)
         side = options.crop_size
-        images = fn.resize(images, size=[side, side], interp_type=types.INTERP_LINEAR)
+        images = fn.resize(
+            images,
+            size=[side, side],
+            interp_type=types.INTERP_LINEAR,
+            **place.buffer_hint(side * side * 3),
+        )
         mirror = fn.random.coin_flip(probability=0.5)
-        images = _normalize(images, STD, options.channels, dtype, mirror=mirror)
+        hint = _hint_output(options, dtype, place)
+        images = _normalize(images, STD, options.channels, dtype, mirror=mirror, **hint)
         pipeline.set_outputs(images, _as_integers(labels, place))
     pipeline.build()
     return pipeline
@@ -129,7 +154,7 @@ def build_evaluation(
     Every pass has the same number of batches on every part, enough for the longest: shorter
     parts repeat their last image. Outputs as `build_training`'s.
     """
-    pipeline = _make_pipeline(batch, options, 0, place)
+    pipeline = make_pipeline(batch, options, 0, place)
     with pipeline:
         encoded, labels = fn.readers.mxnet(
             path=list(records.paths),
@@ -139,10 +164,12 @@ def build_evaluation(
             stick_to_shard=True,
             pad_last_batch=True,
             lazy_init=True,
+            dont_use_mmap=not options.memory_mapped,
             name=READER,
         )
         images = _resize_shorter(encoded, options.resize_shorter, place)
-        images = _normalize(images, STD, options.channels, dtype, **_centre(options.crop_size))
+        window = {**_centre(options.crop_size), **_hint_output(options, dtype, place)}
+        images = _normalize(images, STD, options.channels, dtype, **window)
         pipeline.set_outputs(images, _as_integers(labels, place))
     pipeline.build()
     return pipeline
@@ -164,7 +191,8 @@ def build_file_evaluation(
     return pipeline
 
 
-def _make_pipeline(batch: int, options: InputOptions, seed: int, place: Place) -> Pipeline:
+def make_pipeline(batch: int, options: InputOptions, seed: int, place: Place) -> Pipeline:
+    """Make an empty pipeline with the run's threads and prefetching."""
     # The dynamic executor hands its output buffers over: a tensor made from one stays valid as
     # long as it lives, without a copy. The older executors write into it again.
     return Pipeline(
@@ -177,8 +205,13 @@ def _make_pipeline(batch: int, options: InputOptions, seed: int, place: Place) -
     )
 
 
-def _read_shuffled(records: Records, options: InputOptions, seed: int) -> tuple[Any, Any]:
+def read_shuffled(
+    records: Records, options: InputOptions, seed: int, skip_cached: bool = False
+) -> tuple[Any, Any]:
     """Read the part's records again and again, in a new order each pass.
+
+    skip_cached: give nothing for a record whose decoded image the decoder keeps; the order is the
+    same.
 
     `stick_to_shard` keeps a rank on its own part: each node then holds only its share of the data
     in its page cache, and each record comes once a pass. The files are shuffled as a whole when
@@ -193,10 +226,54 @@ def _read_shuffled(records: Records, options: InputOptions, seed: int) -> tuple[
         initial_fill=options.shuffle_buffer_images,
         stick_to_shard=True,
         lazy_init=True,
+        dont_use_mmap=not options.memory_mapped,
+        skip_cached_images=skip_cached,
         seed=seed,
         name=READER,
     )
     return encoded, labels
+
+
+def _crop_while_decoding(encoded: Any, options: InputOptions, seed: int, place: Place) -> Any:
+    """Decode no more than a random crop of each image."""
+    return fn.decoders.image_random_crop(
+        encoded,
+        device=place.decoder,
+        adjust_orientation=False,  # the reference ignores EXIF
+        **_draw_crop(seed),
+        **place.decoder_hints(),
+    )
+
+
+def _crop_decoded(encoded: Any, options: InputOptions, seed: int, place: Place) -> Any:
+    """Decode each image in full, or take it decoded from the GPU's memory, and cut a random crop.
+
+    With the same seed the crops are those of `_crop_while_decoding`.
+    """
+    images = fn.decoders.image(
+        encoded,
+        device=place.decoder,
+        adjust_orientation=False,
+        **place.decoder_hints(),
+        **place.decoded_cache(options.decoded_cache_megabytes),
+    )
+    return cut_crop(images, seed)
+
+
+def cut_crop(images: Any, seed: int) -> Any:
+    """Cut a random crop out of each decoded image (H, W, C)."""
+    start, shape = fn.random_crop_generator(images.shape()[:2], **_draw_crop(seed))
+    return fn.slice(images, start=start, shape=shape, axes=[0, 1])
+
+
+def _draw_crop(seed: int) -> dict[str, Any]:
+    """The law of random crops."""
+    return {
+        "random_area": list(CROP_AREA),
+        "random_aspect_ratio": list(CROP_ASPECT),
+        "num_attempts": CROP_ATTEMPTS,
+        "seed": seed,
+    }
 
 
 def _resize_shorter(encoded: Any, resize_shorter: int, place: Place) -> Any:
@@ -239,56 +316,11 @@ def _normalize(
     )
 
 
+def _hint_output(options: InputOptions, dtype: Floats, place: Place) -> dict[str, Any]:
+    values = options.crop_size * options.crop_size * options.channels
+    return place.buffer_hint(values * (4 if dtype == "fp32" else 2))
+
+
 def _as_integers(labels: Any, place: Place) -> Any:
     labels = fn.cast(labels, dtype=types.INT64)
     return labels if place.gpu is None else labels.gpu()
-
-
-def find_undecodable(
-    records: Records, options: InputOptions, batch: int, seed: int, batches_done: int
-) -> tuple[str, int] | None:
-    """Find the image that stopped a training pipeline: (shard path, byte offset), or None.
-
-    DALI does not say which image it could not decode. The same reader with the same seed gives
-    the same order, so it is run again without decoding up to the batches that were in work, and
-    their images are decoded one by one.
-    """
-    pipeline = _make_pipeline(batch, options, seed, Place(None))
-    with pipeline:
-        encoded, _ = _read_shuffled(records, options, seed)
-        pipeline.set_outputs(encoded, fn.get_property(encoded, key="source_info"))
-    pipeline.build()
-    for _ in range(batches_done):
-        pipeline.run()
-    for _ in range(options.prefetch_batches + 1):
-        images, places = pipeline.run()
-        for position in range(batch):
-            if not _can_decode(images[position]):
-                return _parse_place(bytes(memoryview(places[position])).decode())
-    return None
-
-
-def _can_decode(image: Any) -> bool:
-    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None)
-    with pipeline:
-        encoded = fn.external_source(source=lambda: [image])
-        pipeline.set_outputs(fn.decoders.image(encoded))
-    pipeline.build()
-    try:
-        pipeline.run()
-    except RuntimeError:
-        return False
-    return True
-
-
-def _parse_place(text: str) -> tuple[str, int] | None:
-    found = re.fullmatch(r"(.*) at index (\d+)", text)
-    return (str(Path(found[1])), int(found[2])) if found else None
-
-
-def describe_failure(error: Exception) -> str:
-    """Reduce DALI's report, which has a traceback of its own in it, to its reason on one line."""
-    text = str(error).split("encountered:")[-1].split("Current pipeline object")[0]
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("Critical error", "Error in "))]
-    return lines[0][:200].rstrip(" :.") if lines else "DALI gives no reason"

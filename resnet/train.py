@@ -151,7 +151,7 @@ def build(
     training = TrainingInput(manifest, config.input, *place, seed=data_seed, device=device)
     validation = EvaluationInput(manifest, config.input, *place, device=device)
     training.prepare()
-    validation.prepare()
+    validation.prepare(step.images.dtype)
     total_samples = updates * batch.global_batch_size
     progress = RunProgress(ranks, total_samples, "images", interval_seconds=0.5)
     return Run(

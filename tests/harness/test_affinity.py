@@ -237,8 +237,8 @@ from resnet.data import InputOptions, TrainingInput as Images
 from resnet.shards import read_manifest as read_images
 before = len(list(Path("/proc/self/task").iterdir()))
 data = Path(sys.argv[1])
-images = Images(read_images(data / "resnet"), InputOptions(32, 36, 2, 2, 8, 4), ranks.rank, 2, 4,
-                seed=1, device="cpu")
+options = InputOptions(32, 36, 2, 2, 8, 4, 0, 0, True)
+images = Images(read_images(data / "resnet"), options, ranks.rank, 2, 4, seed=1, device="cpu")
 images.open(), images.next()
 place = (ranks.rank, 2)
 sequences = Sequences(read_sequences(data / "bert" / "train"), *place, 2, 1, 2, torch.device("cpu"))

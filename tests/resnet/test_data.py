@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ OPTIONS = InputOptions(
     prefetch_batches=2,
     shuffle_buffer_images=6,
     channels=3,
+    decoded_cache_megabytes=0,
+    validation_cache_megabytes=0,
+    memory_mapped=True,
 )
 IMAGES = 23
 
@@ -125,6 +129,92 @@ def test_batches_are_channels_last_views_that_stay_as_they_are(manifest: Manifes
     training.close()
     for (images, labels), (images_copy, labels_copy) in zip(kept, copies, strict=True):
         assert torch.equal(images, images_copy) and torch.equal(labels, labels_copy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_next_into_writes_the_next_batch_where_the_step_reads_it(
+    manifest: Manifest, dtype: torch.dtype
+) -> None:
+    """The batches of `next`, cast; the tensors stay where they are, as a CUDA graph needs it."""
+    training, same = open_training(manifest, 0, 1, 4), open_training(manifest, 0, 1, 4)
+    images = torch.zeros(4, 16, 16, 3, dtype=dtype).permute(0, 3, 1, 2)
+    labels = torch.zeros(4, dtype=torch.int64)
+    places = images.data_ptr(), labels.data_ptr()
+    for _ in range(9):
+        training.next_into(images, labels)
+        wanted, wanted_labels = same.next()
+        assert torch.equal(images, wanted.to(dtype)) and torch.equal(labels, wanted_labels)
+    assert (images.data_ptr(), labels.data_ptr()) == places and images.dtype == dtype
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("megabytes", [0, 1])
+def test_epoch_into_gives_the_epoch_pass_after_pass(
+    manifest: Manifest, megabytes: int, dtype: torch.dtype
+) -> None:
+    """Kept or made anew, whatever the caller does to the tensors, also after an early end."""
+    options = replace(OPTIONS, validation_cache_megabytes=megabytes)
+    validation = EvaluationInput(manifest, options, 1, 2, 5, "cpu")
+    plain = EvaluationInput(manifest, OPTIONS, 1, 2, 5, "cpu")
+    validation.prepare(dtype)
+    for one in (validation, plain):
+        one.open()
+    images = torch.zeros(5, 16, 16, 3, dtype=dtype).permute(0, 3, 1, 2)
+    labels = torch.zeros(5, dtype=torch.int64)
+    places = images.data_ptr(), labels.data_ptr()
+    for _ in validation.epoch_into(images, labels):
+        break
+    for _ in range(3):
+        passes = zip(validation.epoch_into(images, labels), plain.epoch(), strict=True)
+        for count, (wanted, wanted_labels, wanted_count) in passes:
+            assert count == wanted_count and torch.equal(labels, wanted_labels)
+            assert torch.equal(images, wanted.to(dtype))
+            labels[count:] = -1
+            images.zero_()
+    assert (images.data_ptr(), labels.data_ptr()) == places
+
+
+def test_kept_validation_images_are_made_once(manifest: Manifest) -> None:
+    """After the first pass the pipeline is not asked again, and a rank without images is idle."""
+    options = replace(OPTIONS, validation_cache_megabytes=1)
+    validation = EvaluationInput(manifest, options, 0, 1, 5, "cpu")
+    validation.open()
+    images, labels = torch.zeros(5, 3, 16, 16), torch.zeros(5, dtype=torch.int64)
+    assert sum(validation.epoch_into(images, labels)) == IMAGES
+    validation._pipeline = None
+    assert sum(validation.epoch_into(images, labels)) == IMAGES
+    idle = EvaluationInput(manifest, options, 29, 30, 5, "cpu")
+    idle.prepare()
+    assert list(idle.epoch_into(images, labels)) == []
+
+
+def test_a_cache_of_decoded_images_on_a_cpu_is_refused(manifest: Manifest) -> None:
+    """Before the clock, by its key."""
+    options = replace(OPTIONS, decoded_cache_megabytes=100)
+    training = TrainingInput(manifest, options, 0, 1, 4, 1, "cpu")
+    with pytest.raises(InputError, match=r"decoded_cache_megabytes is 100.*set it to 0"):
+        training.prepare()
+
+
+def test_too_little_room_for_validation_images_is_refused(manifest: Manifest) -> None:
+    """Before the clock, with what they need."""
+    options = replace(OPTIONS, crop_size=224, resize_shorter=256, validation_cache_megabytes=1)
+    validation = EvaluationInput(manifest, options, 0, 1, 4, "cpu")
+    with pytest.raises(InputError, match="validation_cache_megabytes is 1, but a rank's 6"):
+        validation.prepare()
+
+
+def test_read_shards_give_the_stream_of_mapped_ones(manifest: Manifest) -> None:
+    """`memory_mapped = false` changes how bytes come, not which."""
+    streams = []
+    for mapped in (True, False):
+        options = replace(OPTIONS, memory_mapped=mapped)
+        training = TrainingInput(manifest, options, 0, 1, 5, 3, "cpu")
+        training.open()
+        streams.append([training.next() for _ in range(6)])
+    for (images, labels), (same, same_labels) in zip(*streams, strict=True):
+        assert torch.equal(images, same) and torch.equal(labels, same_labels)
 
 
 def list_open_files(folder: Path) -> list[str]:
@@ -228,7 +318,8 @@ def test_more_ranks_than_training_images_are_refused(manifest: Manifest) -> None
 @pytest.mark.parametrize(
     ("change", "words"),
     [({"crop_size": 0}, "crop_size"), ({"channels": 5}, "channels"), ({"threads": 0}, "threads"),
-     ({"resize_shorter": 15}, "resize_shorter")],
+     ({"resize_shorter": 15}, "resize_shorter"), ({"decoded_cache_megabytes": -1}, "decoded_cache"),
+     ({"validation_cache_megabytes": -1}, "validation_cache")],
 )  # fmt: skip
 def test_unusable_options_are_refused(change: dict[str, int], words: str) -> None:
     """Each by its key."""

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 
+from harness.commands import InputError
+from resnet import pipelines
 from resnet.data import InputOptions
+from resnet.pipeline_failures import describe_failure, find_undecodable
 from resnet.pipelines import (
     MEAN,
     STD,
@@ -17,8 +23,9 @@ from resnet.pipelines import (
     Records,
     build_evaluation,
     build_training,
-    describe_failure,
-    find_undecodable,
+    cut_crop,
+    make_pipeline,
+    read_shuffled,
 )
 from resnet.shards import frame_image
 
@@ -35,6 +42,9 @@ def make_options(**changes: int) -> InputOptions:
         "prefetch_batches": 2,
         "shuffle_buffer_images": 8,
         "channels": 3,
+        "decoded_cache_megabytes": 0,
+        "validation_cache_megabytes": 0,
+        "memory_mapped": True,
     }
     return InputOptions(**{**values, **changes})
 
@@ -117,18 +127,40 @@ def test_every_kind_of_image_becomes_rgb(tmp_path: Path) -> None:
         np.testing.assert_allclose(centres, expected, atol=4)
 
 
-def sample_windows(tmp_path: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+def build_decoded_cropping(records: Records, count: int, seed: int) -> Pipeline:
+    """The training pipeline that crops decoded images, on a CPU and so without their cache."""
+    options = make_options()
+    pipeline = make_pipeline(count, options, seed, CPU)
+    with pipeline:
+        encoded, labels = read_shuffled(records, options, seed)
+        images = cut_crop(fn.decoders.image(encoded, adjust_orientation=False), seed)
+        images = fn.resize(images, size=[32, 32], interp_type=types.INTERP_LINEAR)
+        mirror = fn.random.coin_flip(probability=0.5)
+        images = fn.crop_mirror_normalize(
+            images, mean=list(MEAN), std=list(STD), mirror=mirror, output_layout="HWC"
+        )
+        pipeline.set_outputs(images, labels)
+    return pipeline
+
+
+def sample_windows(
+    tmp_path: Path, count: int, decoded: bool = False, seed: int = 11
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw training crops of an image that carries its coordinates.
 
-    Returns left, right, top, bottom of each window as fractions (count, 4), left > right where
-    it is mirrored, and the images (count, 32, 32, 3).
+    decoded: cut them out of decoded images, as with a cache. Returns left, right, top, bottom of
+    each window as fractions (count, 4), left > right where it is mirrored, and the images
+    (count, 32, 32, 3).
     """
     side = 256
     axis = np.arange(side)
     pixels = np.zeros((side, side, 3), dtype=np.uint8)
     pixels[..., 0], pixels[..., 1] = axis[None, :], axis[:, None]
     records = store(tmp_path, [encode(Image.fromarray(pixels))])
-    images, _ = run(build_training(records, make_options(), count, 11, CPU))
+    if decoded:
+        images, _ = run(build_decoded_cropping(records, count, seed))
+    else:
+        images, _ = run(build_training(records, make_options(), count, seed, CPU))
     x, y = images[..., 0].mean(axis=1), images[..., 1].mean(axis=2)
     # Output pixel k lies at (k + 1/2) / 32 of the window: extrapolate from two inner ones to edges.
     edges = []
@@ -160,6 +192,94 @@ def test_training_crops_follow_area_and_aspect(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.quantile(np.log(aspect), quarters), expected, atol=0.05)
     mirrored = (windows[:, 1] < windows[:, 0]).mean()
     assert abs(mirrored - 0.5) < 5 * np.sqrt(0.25 / 1000)
+
+
+def test_crops_of_decoded_images_are_those_of_region_decoding(tmp_path: Path) -> None:
+    """With a cache and without: equal bit for bit with one seed, of one law with two."""
+    windows, images = sample_windows(tmp_path, 1000)
+    same_windows, same_images = sample_windows(tmp_path, 1000, decoded=True)
+    np.testing.assert_array_equal(images, same_images)
+    np.testing.assert_array_equal(windows, same_windows)
+    other = sample_windows(tmp_path, 1000, decoded=True, seed=12)[0]
+    assert np.abs(other - windows).max() > 0.5
+    for measure in (measure_area, measure_aspect, measure_left):
+        quantiles = [
+            np.quantile(measure(one), (0.1, 0.25, 0.5, 0.75, 0.9)) for one in (windows, other)
+        ]
+        np.testing.assert_allclose(quantiles[0], quantiles[1], atol=0.06)
+
+
+def measure_area(windows: np.ndarray) -> np.ndarray:
+    return np.abs(windows[:, 1] - windows[:, 0]) * (windows[:, 3] - windows[:, 2])
+
+
+def measure_aspect(windows: np.ndarray) -> np.ndarray:
+    return np.log(np.abs(windows[:, 1] - windows[:, 0]) / (windows[:, 3] - windows[:, 2]))
+
+
+def measure_left(windows: np.ndarray) -> np.ndarray:
+    return np.minimum(windows[:, 0], windows[:, 1])
+
+
+class Unbuilt(Pipeline):
+    """A pipeline with a GPU's graph on a machine without one: checked and written, never run."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        super().__init__(**{**options, "device_id": None})
+
+    def build(self) -> None:
+        self.graph = self.serialize()
+
+    def holds(self, name: str) -> bool:
+        """Whether the written graph has it as a name or a value, not in a line of source."""
+        return bytes([len(name)]) + name.encode() in self.graph
+
+
+@pytest.mark.parametrize("cache", [0, 5000])
+def test_the_gpus_graph_has_its_hints_and_its_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: int
+) -> None:
+    """DALI takes every operation and argument; the graph is asked what it holds."""
+    monkeypatch.setattr(pipelines, "Pipeline", Unbuilt)
+    records = store(tmp_path, [encode(Image.new("RGB", (40, 40)))])
+    options = make_options(decoded_cache_megabytes=cache, channels=4)
+    training = build_training(records, options, 2, 5, Place(3), "fp16")
+    evaluation = build_evaluation(records, options, 2, Place(3))
+    assert training.options["device_id"] == evaluation.options["device_id"] == 3
+    assert training.options["exec_dynamic"]  # what Handover relies on
+    for pipeline in (training, evaluation):
+        for name in ("device_memory_padding", "host_memory_padding", "hw_decoder_load",
+                     "preallocate_width_hint", "preallocate_height_hint", "mixed"):  # fmt: skip
+            assert pipeline.holds(name), name
+    for name in ("cache_size", "cache_threshold", "threshold", "RandomCropGenerator"):
+        assert training.holds(name) == bool(cache), name
+        assert not evaluation.holds(name), name
+    assert training.holds("decoders__ImageRandomCrop") != bool(cache)
+
+
+def test_the_gpus_settings_are_nvidias() -> None:
+    """The hints of the published configurations, and none of them on a CPU."""
+    gpu = Place(0)
+    assert gpu.decoder_hints() == {
+        "hw_decoder_load": 0.99,
+        "preallocate_width_hint": 5980,
+        "preallocate_height_hint": 6430,
+        "device_memory_padding": 268_435_456,
+        "host_memory_padding": 268_435_456,
+        "bytes_per_sample_hint": 1_315_942,
+    }
+    # A resized crop and a normalised one, 224 x 224: bytes 3 channels, halves 4.
+    assert gpu.buffer_hint(224 * 224 * 3) == {"bytes_per_sample_hint": 165_581}
+    assert gpu.buffer_hint(224 * 224 * 4 * 2) == {"bytes_per_sample_hint": 441_549}
+    assert gpu.decoded_cache(42_288) == {
+        "cache_size": 42_288,
+        "cache_type": "threshold",
+        "cache_threshold": 0,
+    }
+    assert CPU.decoder_hints() == CPU.buffer_hint(1000) == {}
+    with pytest.raises(InputError, match="decoded_cache_megabytes is 7"):
+        CPU.decoded_cache(7)
 
 
 def test_training_crops_move_over_the_whole_image(tmp_path: Path) -> None:

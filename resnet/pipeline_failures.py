@@ -1,0 +1,65 @@
+"""What stopped an image pipeline: which image could not be decoded, and DALI's reason in a line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nvidia.dali import fn
+from nvidia.dali.pipeline import Pipeline
+
+from resnet.pipelines import Place, Records, make_pipeline, read_shuffled
+
+if TYPE_CHECKING:
+    from resnet.input_options import InputOptions
+
+
+def find_undecodable(
+    records: Records, options: InputOptions, batch: int, seed: int, batches_done: int
+) -> tuple[str, int] | None:
+    """Find the image that stopped a training pipeline: (shard path, byte offset), or None.
+
+    DALI does not say which image it could not decode. The same reader with the same seed gives
+    the same order, so it is run again without decoding up to the batches that were in work, and
+    their images are decoded one by one.
+    """
+    pipeline = make_pipeline(batch, options, seed, Place(None))
+    with pipeline:
+        encoded, _ = read_shuffled(records, options, seed)
+        pipeline.set_outputs(encoded, fn.get_property(encoded, key="source_info"))
+    pipeline.build()
+    for _ in range(batches_done):
+        pipeline.run()
+    for _ in range(options.prefetch_batches + 1):
+        images, places = pipeline.run()
+        for position in range(batch):
+            if not _can_decode(images[position]):
+                return _parse_place(bytes(memoryview(places[position])).decode())
+    return None
+
+
+def _can_decode(image: Any) -> bool:
+    pipeline = Pipeline(batch_size=1, num_threads=1, device_id=None)
+    with pipeline:
+        encoded = fn.external_source(source=lambda: [image])
+        pipeline.set_outputs(fn.decoders.image(encoded))
+    pipeline.build()
+    try:
+        pipeline.run()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _parse_place(text: str) -> tuple[str, int] | None:
+    found = re.fullmatch(r"(.*) at index (\d+)", text)
+    return (str(Path(found[1])), int(found[2])) if found else None
+
+
+def describe_failure(error: Exception) -> str:
+    """Reduce DALI's report, which has a traceback of its own in it, to its reason on one line."""
+    text = str(error).split("encountered:")[-1].split("Current pipeline object")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith(("Critical error", "Error in "))]
+    return lines[0][:200].rstrip(" :.") if lines else "DALI gives no reason"
