@@ -17,7 +17,7 @@ RESNET_ORDER = (
     "submission_benchmark", "submission_org", "submission_division", "submission_status",
     "submission_platform", "demonstration", "number_of_nodes", "source_sha256", "cache_clear",
     "init_start", "seed",
-    "global_batch_size", "model_bn_span", "gradient_accumulation_steps",
+    "global_batch_size", "gradient_accumulation_steps", "model_bn_span",
     "lars_opt_base_learning_rate", "lars_opt_end_learning_rate",
     "lars_opt_learning_rate_decay_poly_power", "lars_opt_learning_rate_warmup_epochs",
     "lars_opt_momentum", "lars_opt_weight_decay", "lars_epsilon", "opt_name",
@@ -34,11 +34,12 @@ BERT_ORDER = (
     "gradient_accumulation_steps", "opt_base_learning_rate", "opt_learning_rate_training_steps",
     "opt_learning_rate_warmup_steps", "start_warmup_step",
     "opt_lamb_learning_rate_decay_poly_power", "opt_lamb_beta_1", "opt_lamb_beta_2",
-    "opt_lamb_epsilon", "opt_lamb_weight_decay_rate", "opt_gradient_clip_norm", "opt_name",
+    "opt_lamb_epsilon", "opt_lamb_weight_decay_rate", "opt_gradient_clip_norm", "gradient_clip",
+    "opt_name",
     "opt_epsilon", "num_warmup_steps", "eval_samples", "init_stop", "run_start", "epoch_start",
     "block_start", "tracked_stats", "eval_start", "eval_stop", "eval_accuracy", "tracked_stats",
     "eval_start", "eval_stop", "eval_accuracy", "block_stop", "epoch_stop", "train_samples",
-    "run_stop",
+    "skipped_updates", "run_stop",
 )  # fmt: skip
 
 
@@ -188,7 +189,8 @@ def test_gradient_accumulation_gives_the_same_steps(kit: Kit) -> None:
     assert {"gradient_accumulation_steps": 2, "global_batch_size": 64}.items() <= {
         event["key"]: event["value"] for event in events
     }.items()
-    assert events[-2]["key"] == "train_samples" and events[-2]["value"] == 512
+    assert events[-3]["key"] == "train_samples" and events[-3]["value"] == 512
+    assert events[-2]["key"] == "skipped_updates" and events[-2]["value"] == 0
 
 
 @pytest.mark.parametrize("format_and_scale", [("bf16", 1.0), ("fp16", 128.0)])
