@@ -21,10 +21,9 @@ def embedding(
     One tensor, returned twice, as harness.ops.dropout_add_layer_norm does.
 
     ids: of words, positions and segments, each (T,) int; tables: each (rows, hidden), of one type;
-    weight, bias: (hidden,). Returns (T, hidden) in the tables' type. Sums and statistics are fp32 (fp64 of
-    fp64).
-    Source: Devlin et al. 2018, section 3; mlcommons/training bert modeling.py
-    embedding_postprocessor.
+    weight, bias: (hidden,). Returns (T, hidden) in the tables' type. Sums and statistics are fp32
+    (fp64 of fp64). Source: Devlin et al. 2018, section 3; mlcommons/training bert
+    modeling.py embedding_postprocessor.
     """
     exact = torch.promote_types(tables[0].dtype, torch.float32)
     words, positions, segments = (

@@ -1,4 +1,4 @@
-"""The model with fused operations against the model of definitions, Triton's kernels interpreted."""
+"""The model with fused operations against that of definitions, Triton's kernels interpreted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.bert.test_model import TINY, make_sequences, pack
 
 pytest.importorskip("triton", reason="Triton is published for Linux on x86_64 alone")
 
-from tests.harness.ops.conftest import rounded_interpretation  # noqa: E402, F401  a fixture
+from tests.harness.ops.conftest import rounded_interpretation  # noqa: F401  a fixture
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")
 

@@ -108,7 +108,8 @@ def test_a_run_ends_at_the_evaluation_that_reaches_the_target(
     assert [e["value"] for e in events if e["key"] == "train_samples"] == [80]
     assert events[-1]["metadata"]["status"] == "success"
     keys = [event["key"] for event in events]
-    assert keys[-4:] == ["block_stop", "epoch_stop", "train_samples", "run_stop"]
+    last = ["block_stop", "epoch_stop", "train_samples", "skipped_updates", "run_stop"]
+    assert keys[-5:] == last and events[-2]["value"] == 0
 
 
 def test_no_data_is_open_before_the_clock_runs(machine: Machine) -> None:

@@ -8,13 +8,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.commands import InputError
 from harness.config import load_config
@@ -26,6 +24,7 @@ from resnet.config import LARS_TRUST_COEFFICIENT, Config
 from resnet.model import ResNet, batch_norm_buffers
 from resnet.probe import fill_with_noise
 from resnet.step import TrainingStep, normalise_over
+from tests.harness.host_waits import HostWaits
 from tests.harness.test_gradients import flatten, fork_ranks, gradients_in, launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -299,28 +298,12 @@ def test_sixteen_bit_steps_differ_by_rounding_alone(precision: Precision, roundi
     assert 0 < error < 2.5 * np.linalg.norm(shaken - exact) / np.linalg.norm(exact) < 1
 
 
-class Waits(TorchDispatchMode):
-    """Counts what makes the host wait for the device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        name = func._schema.name
-        if any(word in name for word in ("_local_scalar_dense", "nonzero", "::equal", "item")):
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
-
-
 def test_the_host_never_waits_in_a_step() -> None:
     step = make_step(make_config(accumulation=2))
-    with Waits() as waits:
+    with HostWaits() as waits:
         step.run(give([0, 1]))
     assert waits.found == []
-    with Waits() as waits:
+    with HostWaits() as waits:
         float(step.images.sum())
     assert waits.found  # the count sees a wait where there is one
 
