@@ -143,19 +143,28 @@ def _lay_out(
 ) -> list[Bucket]:
     """Place the tensors of every run one after the other, and cut buckets between runs.
 
-    A bucket ends with the run that fills it, and is filled up to a multiple of `unit`.
+    A bucket ends with the run that fills it, or before one that would fill a bucket by itself: what
+    is ready is not kept waiting for a large tensor. It is filled up to a multiple of `unit`.
     """
     buckets: list[Bucket] = []
     placed: list[Placed] = []
     start = position = 0
+
+    def close() -> int:
+        stop = start + -(-(position - start) // unit) * unit
+        buckets.append(Bucket(start, stop, tuple(placed)))
+        return stop
+
     for number, run in enumerate(runs):
+        if placed and sum(parameter.numel() for parameter in run) >= bucket_elements:
+            start = position = close()
+            placed = []
         for parameter in run:
             placed.append(Placed(parameter, position, id(parameter) in adapted))
             position = -(-placed[-1].stop // CHUNK) * CHUNK
         if position - start >= bucket_elements or number == len(runs) - 1:
-            position = start + -(-(position - start) // unit) * unit
-            buckets.append(Bucket(start, position, tuple(placed)))
-            start, placed = position, []
+            start = position = close()
+            placed = []
     return buckets
 
 

@@ -27,6 +27,6 @@ class DeviceSchedule:
         last = self.table.size(0) - 1
         return self.table.index_select(0, self.number.clamp(max=last)).squeeze(0)
 
-    def advance(self) -> None:
-        """Count the update that was made."""
-        self.number.add_(1)
+    def advance(self, made: int | Tensor = 1) -> None:
+        """Count the update, unless `made`, a number or (1,) on the device, is 0."""
+        self.number.add_(made)

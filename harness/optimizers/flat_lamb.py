@@ -29,8 +29,9 @@ class FlatLAMB:
     and updates are added up over the ranks, and the new weights are gathered. learning_rates: of
     every update, from the first; gradient_scale: what the pools' gradients are scaled by;
     max_gradient_norm None: they were clipped before. An update whose gradient is not finite
-    changes no weight and no moment and is counted in `overflows`, (1,) int64. Nothing in `update`
-    waits for the device, so it can be captured in a graph.
+    changes no weight and no moment, does not count as an update of the schedule, and is counted in
+    `overflows`, (1,) int64. Nothing in `update` waits for the device, so it can be captured in a
+    graph.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class FlatLAMB:
             )  # fmt: skip
             if pool.sharded:
                 gather_weights(pool)
-        self.schedule.advance()
+        self.schedule.advance(~overflow)
 
     def state(self) -> list[Tensor]:
         """Every tensor that an update changes beside the weights."""
