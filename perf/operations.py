@@ -33,6 +33,7 @@ from bert.probe import make_synthetic_batch
 from harness.commands import GOOD, Parser, run_command
 from harness.config import load_config
 from harness.graphs import Graphs
+from harness.ops.table import PROVIDERS, TABLE
 from perf.bert_padding import pad_batch
 from perf.comparison import Comparison, check_positive
 
@@ -131,6 +132,14 @@ def count_bert(config: bert.config.Config, batch: Batch) -> tuple[Count, Count]:
         return count(lambda: step.backward(batch)), count(step.optimizer.update)
 
 
+def name_providers(operations: dict[str, str], provider: str | None) -> dict[str, str]:
+    """A configuration's table with one provider in place of each where it has the operation."""
+    return {
+        operation: named if provider is None or provider not in TABLE[operation] else provider
+        for operation, named in operations.items()
+    }
+
+
 def show_most(name: str, counted: Count, unit: str, units: int, most: int = 8) -> None:
     """Print the operations that move most bytes."""
     print(f"{name}: {sum(counted.operations.values()):,} operations; those that move most bytes:")
@@ -139,9 +148,11 @@ def show_most(name: str, counted: Count, unit: str, units: int, most: int = 8) -
         print(f"  {operation:32} {number:6,} times {moved / units:16,.0f} bytes/{unit}")
 
 
-def measure_resnet(file: Path, images: int, as_json: bool) -> None:
+def measure_resnet(file: Path, images: int, provider: str | None, as_json: bool) -> None:
     """Print ResNet's bytes an image beside those of its convolutions alone."""
     config = load_config(file, resnet.config.Config)
+    table = name_providers(config.operations, provider)
+    config = dataclasses.replace(config, operations=table)
     step, update = count_resnet(config, images)
     if not as_json:
         show_most("resnet forward and backward", step, "image", images)
@@ -161,9 +172,11 @@ def measure_resnet(file: Path, images: int, as_json: bool) -> None:
     ).show(as_json)
 
 
-def measure_bert(file: Path, sequences: int, as_json: bool) -> None:
+def measure_bert(file: Path, sequences: int, provider: str | None, as_json: bool) -> None:
     """Print BERT's FLOPs a sequence beside those of the padded step."""
     config = load_config(file, bert.config.Config)
+    table = name_providers(config.operations, provider)
+    config = dataclasses.replace(config, operations=table)
     batch = make_synthetic_batch(config, sequences, CPU)
     length = config.input.max_sequence_length
     step, update = count_bert(config, batch)
@@ -195,6 +208,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--samples", type=int, help="images or sequences of a step (default: 102 or 8)"
     )
+    parser.add_argument(
+        "--provider", choices=PROVIDERS, help="of every operation that it has, for the config's"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     if options.samples is None:
@@ -202,7 +218,7 @@ def main(arguments: Sequence[str]) -> int:
     check_positive(options, "samples")
     file = options.config or ROOT / options.benchmark / "configs" / "4x8.toml"
     measure = measure_resnet if options.benchmark == "resnet" else measure_bert
-    measure(file, options.samples, options.json)
+    measure(file, options.samples, options.provider, options.json)
     return GOOD
 
 

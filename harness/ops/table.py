@@ -33,18 +33,22 @@ TABLE: dict[str, dict[str, str]] = {
     "batch_norm": {
         "torch": "harness.ops.batch_norm:batch_norm",
         "triton": "harness.ops.batch_norm_triton:batch_norm",
+        "apex": "harness.ops.batch_norm_apex:batch_norm",
     },
     "batch_norm_relu": {
         "torch": "harness.ops.batch_norm_relu:batch_norm_relu",
         "triton": "harness.ops.batch_norm_triton:batch_norm_relu",
+        "apex": "harness.ops.batch_norm_apex:batch_norm_relu",
     },
     "batch_norm_add_relu": {
         "torch": "harness.ops.batch_norm_add_relu:batch_norm_add_relu",
         "triton": "harness.ops.batch_norm_triton:batch_norm_add_relu",
+        "apex": "harness.ops.batch_norm_apex:batch_norm_add_relu",
     },
     "label_smoothed_cross_entropy": {
         "torch": "harness.ops.label_smoothed_cross_entropy:label_smoothed_cross_entropy",
         "triton": "harness.ops.label_smoothed_cross_entropy_triton:label_smoothed_cross_entropy",
+        "apex": "harness.ops.label_smoothed_cross_entropy_apex:label_smoothed_cross_entropy",
     },
     "lars_update": {
         "torch": "harness.ops.lars_update:lars_update",

@@ -58,6 +58,33 @@ def test_resnet_50_has_its_published_flops():
     assert update.flops == 0
 
 
+def test_fused_normalisation_moves_what_its_two_passes_read_and_write():
+    """Counted layer by layer: elements of the convolutions' results, by what follows each."""
+    pytest.importorskip("triton")
+    config = load_config(ROOT / "resnet" / "configs" / "4x8.toml", resnet.config.Config)
+    table = operations.name_providers(config.operations, "triton")
+    assert table["batch_norm_add_relu"] == "triton"
+    step, _ = operations.count_resnet(dataclasses.replace(config, operations=table), images=32)
+    plain = 64 * 112**2  # normalised alone or with a ReLU
+    blocks = 0  # before a residual
+    for width, depth, side in ((64, 3, 56), (128, 4, 28), (256, 6, 14), (512, 3, 7)):
+        before = 1 if width == 64 else 4  # the first 1x1 convolution sees the larger side
+        plain += width * side**2 * (2 * depth - 1 + before) + 4 * width * side**2
+        blocks += 4 * width * side**2 * depth
+    last = 2048 * 7**2  # its output is used once
+    expected = {
+        "batch_norm_statistics": plain + blocks,
+        "batch_norm_apply": 2 * plain + (3 + 1 / 16) * blocks,
+        "batch_norm_reduce": 2 * plain + (4 + 1 / 16) * blocks - last,
+        "batch_norm_input_gradient": 3 * (plain + blocks),
+    }
+    for name, elements in expected.items():
+        assert step.operations[f"harness::{name}"] == 53
+        counted = step.bytes[f"harness::{name}"] / 32
+        assert counted == pytest.approx(2 * elements, rel=0.03)  # and some vectors
+        assert counted >= 2 * elements
+
+
 def test_updates_are_few_operations_however_many_tensors():
     config = load_config(ROOT / "resnet" / "configs" / "demo.toml", resnet.config.Config)
     _, small = operations.count_resnet(config, images=2)
