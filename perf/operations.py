@@ -204,7 +204,7 @@ def main(arguments: Sequence[str]) -> int:
     """Count and print."""
     parser = Parser(prog="python -m perf.operations", description=__doc__)
     parser.add_argument("--benchmark", choices=("resnet", "bert"), default="resnet")
-    parser.add_argument("--config", type=Path, help="default: the benchmark's 4x8.toml")
+    parser.add_argument("--config", type=Path, help="default: the benchmark's h200_4x8.toml")
     parser.add_argument(
         "--samples", type=int, help="images or sequences of a step (default: 102 or 8)"
     )
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.samples is None:
         options.samples = DEFAULT_SAMPLES[options.benchmark]
     check_positive(options, "samples")
-    file = options.config or ROOT / options.benchmark / "configs" / "4x8.toml"
+    file = options.config or ROOT / options.benchmark / "configs" / "h200_4x8.toml"
     measure = measure_resnet if options.benchmark == "resnet" else measure_bert
     measure(file, options.samples, options.provider, options.json)
     return GOOD

@@ -12,7 +12,7 @@ from container.imports import KIT, check_imports, check_providers, list_provider
 def test_every_operation_of_the_real_configurations_is_listed() -> None:
     found = list_providers(KIT)
     files = {file for file, _, _ in found}
-    assert {"resnet/configs/4x8.toml", "bert/configs/4x8.toml"} <= files
+    assert {"resnet/configs/h200_4x8.toml", "bert/configs/h200_4x8.toml"} <= files
     assert not any("demo" in file for file in files)
     assert len(found) == len(set(found)) > 20
 
@@ -25,6 +25,8 @@ def test_this_environment_has_what_a_cpu_needs(capsys: pytest.CaptureFixture[str
 def test_a_provider_that_is_not_there_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "resnet" / "configs"
     folder.mkdir(parents=True)
-    (folder / "4x8.toml").write_text('[operations]\nbatch_norm = "cudnn"\nlayer_norm = "torch"\n')
+    (folder / "h200_4x8.toml").write_text(
+        '[operations]\nbatch_norm = "cudnn"\nlayer_norm = "torch"\n'
+    )
     (fault,) = check_providers(tmp_path)
-    assert fault.startswith("resnet/configs/4x8.toml: operation batch_norm: 'cudnn'")
+    assert fault.startswith("resnet/configs/h200_4x8.toml: operation batch_norm: 'cudnn'")

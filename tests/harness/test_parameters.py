@@ -178,7 +178,7 @@ def test_the_chunks_of_a_tensor_lie_together(shards: int) -> None:
 
 def lay_out(benchmark: str, shards: int = 1) -> FlatParameters:
     """The full model's parameters in 16 bit, as on 4 x 8 GPUs; shapes without memory."""
-    file = ROOT / benchmark / "configs" / "4x8.toml"
+    file = ROOT / benchmark / "configs" / "h200_4x8.toml"
     config: Any = load_config(file, BertConfig if benchmark == "bert" else ResnetConfig)
     kind = BertOperations if benchmark == "bert" else ResnetOperations
     operations: Any = resolve_operations(kind, dict.fromkeys(config.operations, "torch"))

@@ -34,12 +34,12 @@ def predict_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[st
 def make_system(folder: Path, *pairs: tuple[str, str]) -> Path:
     """A copy of the example system with its own BERT configuration; pairs are texts to replace."""
     config = folder / "bert.toml"
-    text = (ROOT / "bert/configs/4x8.toml").read_text(encoding="utf-8")
+    text = (ROOT / "bert/configs/h200_4x8.toml").read_text(encoding="utf-8")
     for old, new in pairs:
         assert old in text, old
         text = text.replace(old, new, 1)
     config.write_text(text, encoding="utf-8")
-    system = SYSTEM.read_text(encoding="utf-8").replace("bert/configs/4x8.toml", str(config))
+    system = SYSTEM.read_text(encoding="utf-8").replace("bert/configs/h200_4x8.toml", str(config))
     path = folder / f"{H200}.toml"
     path.write_text(system, encoding="utf-8")
     return path
@@ -155,10 +155,10 @@ def test_a_rate_above_all_published_ones_and_an_unknown_gpu_are_noted(capsys, tm
 
 
 def test_a_longer_schedule_than_published_is_noted(capsys, tmp_path: Path):
-    text = (ROOT / "resnet/configs/4x8.toml").read_text(encoding="utf-8")
+    text = (ROOT / "resnet/configs/h200_4x8.toml").read_text(encoding="utf-8")
     config = tmp_path / "resnet.toml"
     config.write_text(text.replace("decay_epochs = 37", "decay_epochs = 45"), encoding="utf-8")
-    system = SYSTEM.read_text(encoding="utf-8").replace("resnet/configs/4x8.toml", str(config))
+    system = SYSTEM.read_text(encoding="utf-8").replace("resnet/configs/h200_4x8.toml", str(config))
     (tmp_path / f"{H200}.toml").write_text(system, encoding="utf-8")
     found = predict_json(
         capsys, "--system", str(tmp_path / f"{H200}.toml"), "--images-per-second", "7500"

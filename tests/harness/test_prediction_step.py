@@ -15,7 +15,7 @@ from harness.prediction_step import StepModel, fit_step, read_probe, shape_step
 def make_probe(**changes: Any) -> dict[str, Any]:
     document: dict[str, Any] = {
         "benchmark": "resnet",
-        "config": "resnet/configs/4x8.toml",
+        "config": "resnet/configs/h200_4x8.toml",
         "device": "NVIDIA H200",
         "steps": 50,
         "samples_per_step": 102,

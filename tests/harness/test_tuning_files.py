@@ -58,7 +58,7 @@ def test_every_candidate_of_a_shipped_configuration_keeps_the_rules(
 
 
 def test_graphs_are_switched_on_a_gpu_alone():
-    file = ROOT / "bert" / "configs" / "4x8.toml"
+    file = ROOT / "bert" / "configs" / "h200_4x8.toml"
     text, table = read_text(file)
     knob = {k.name: k for k in list_knobs(file, "bert", table, Place(2, "cuda"))}[
         "graph of the step"

@@ -46,7 +46,7 @@ def test_the_backward_pass_is_counted():
 
 def test_resnet_50_has_its_published_flops():
     """4.089 giga multiply-adds forward, three times that less the first input's gradient."""
-    config = load_config(ROOT / "resnet" / "configs" / "4x8.toml", resnet.config.Config)
+    config = load_config(ROOT / "resnet" / "configs" / "h200_4x8.toml", resnet.config.Config)
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, input_channels=3),
@@ -61,7 +61,7 @@ def test_resnet_50_has_its_published_flops():
 def test_fused_normalisation_moves_what_its_two_passes_read_and_write():
     """Counted layer by layer: elements of the convolutions' results, by what follows each."""
     pytest.importorskip("triton")
-    config = load_config(ROOT / "resnet" / "configs" / "4x8.toml", resnet.config.Config)
+    config = load_config(ROOT / "resnet" / "configs" / "h200_4x8.toml", resnet.config.Config)
     table = operations.name_providers(config.operations, "triton")
     assert table["batch_norm_add_relu"] == "triton"
     step, _ = operations.count_resnet(dataclasses.replace(config, operations=table), images=32)

@@ -63,8 +63,8 @@ DESCRIPTION = {
 }
 COPIED = """run_and_time.sh pyproject.toml LICENSE
     harness/runclock.py harness/provenance.py harness/gradients.py
-    resnet/train.py resnet/step.py resnet/probe.py resnet/configs/4x4.toml resnet/configs/demo.toml
-    bert/train.py bert/step.py bert/configs/4x4.toml bert/configs/demo.toml"""
+    resnet/train.py resnet/step.py resnet/probe.py resnet/configs/h100_4x4.toml resnet/configs/demo.toml
+    bert/train.py bert/step.py bert/configs/h100_4x4.toml bert/configs/demo.toml"""
 METHODS = {
     "submission_benchmark": "log_submission",
     "submission_org": "log_submission",
@@ -114,8 +114,8 @@ def copy_kit(place):
     for file in COPIED.split():
         (place / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, place / file)
-    shutil.copy(place / "resnet/configs/4x4.toml", place / "resnet/configs/fast4.toml")
-    text = (place / "bert/configs/4x4.toml").read_text()
+    shutil.copy(place / "resnet/configs/h100_4x4.toml", place / "resnet/configs/fast4.toml")
+    text = (place / "bert/configs/h100_4x4.toml").read_text()
     for before, after in (("size = 768", "size = 448"), ("size = 48 ", "size = 28 ")):
         assert before in text
         text = text.replace(before, after)

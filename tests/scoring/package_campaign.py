@@ -24,9 +24,9 @@ one_machine = false
 [container]
 image = ""
 [benchmarks.resnet]
-config = "resnet/configs/4x4.toml"
+config = "resnet/configs/h100_4x4.toml"
 [benchmarks.bert]
-config = "bert/configs/4x4.toml"
+config = "bert/configs/h100_4x4.toml"
 [campaign]
 profile = "lp2bm"
 """
@@ -38,14 +38,14 @@ KIT = {
     "README.md": "# A kit\n",
     "bert/__init__.py": "",
     "bert/__pycache__/train.cpython-311.pyc": "old",
-    "bert/configs/4x4.toml": "epochs = 1\n",
+    "bert/configs/h100_4x4.toml": "epochs = 1\n",
     "bert/train.py": "print('bert')\n",
     "data/images.bin": "not source",
     "harness/ops/__init__.py": "",
     "harness/ops.py": "",
     "harness/runclock.py": "print('clock')\n",
     "pyproject.toml": '[project]\nname = "kit"\nversion = "1.2.3"\n',
-    "resnet/configs/4x4.toml": "epochs = 2\n",
+    "resnet/configs/h100_4x4.toml": "epochs = 2\n",
     "resnet/train.py": "print('resnet')\n",
     "run_and_time.sh": "#!/usr/bin/env bash\n",
     "scripts/environment": "#!/usr/bin/env bash\n",
@@ -91,7 +91,7 @@ def add_source_hashes(campaign, hashes):
 def make_record(kit, system="systems/fast4.toml"):
     """Make what a campaign records: SHA-256 of the files that may not change."""
     names = {system.rsplit("/", 1)[-1]: system}
-    names |= {path: path for path in ("resnet/configs/4x4.toml", "bert/configs/4x4.toml")}
+    names |= {path: path for path in ("resnet/configs/h100_4x4.toml", "bert/configs/h100_4x4.toml")}
     return {
         name: hashlib.sha256((kit / path).read_bytes()).hexdigest() for name, path in names.items()
     }

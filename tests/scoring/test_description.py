@@ -29,7 +29,7 @@ SYSTEM = SystemFile(
     one_machine=False,
     image="",
     profile="lp2bm",
-    configurations={"resnet": "resnet/configs/4x8.toml", "bert": "bert/configs/4x8.toml"},
+    configurations={"resnet": "resnet/configs/h200_4x8.toml", "bert": "bert/configs/h200_4x8.toml"},
 )
 
 

@@ -97,8 +97,8 @@ def test_layout_and_manifest(order):
     source = {
         *("Dockerfile", "Dockerfile.dockerignore", "LICENSE", "README.md", "pyproject.toml"),
         *("run_and_time.sh", "scripts/environment", "systems/fast4.toml", "harness/ops.py"),
-        *("harness/ops/__init__.py", "harness/runclock.py", "resnet/configs/4x4.toml"),
-        *("resnet/train.py", "bert/__init__.py", "bert/configs/4x4.toml", "bert/train.py"),
+        *("harness/ops/__init__.py", "harness/runclock.py", "resnet/configs/h100_4x4.toml"),
+        *("resnet/train.py", "bert/__init__.py", "bert/configs/h100_4x4.toml", "bert/train.py"),
     }
     wanted = {
         *("package.json", "README.md", "score.json", "report.html", "systems/fast4.json"),
@@ -346,8 +346,8 @@ def change_platform(order, logs):
 
 
 def change_configuration(order, logs):
-    write_files(order.source, {"bert/configs/4x4.toml": "epochs = 9\n"})
-    return "campaign.json: bert/configs/4x4.toml had SHA-256", "bert/result_0.txt:"
+    write_files(order.source, {"bert/configs/h100_4x4.toml": "epochs = 9\n"})
+    return "campaign.json: bert/configs/h100_4x4.toml had SHA-256", "bert/result_0.txt:"
 
 
 def forget_configuration(order, logs):
@@ -363,7 +363,7 @@ def break_record(order, logs):
 
 
 def name_another_configuration(order, logs):
-    edit(order.system, "bert/configs/4x4.toml", "../secret.toml")
+    edit(order.system, "bert/configs/h100_4x4.toml", "../secret.toml")
     return ("names ../secret.toml, which is not in the source delivered",)
 
 

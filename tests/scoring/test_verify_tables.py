@@ -15,7 +15,7 @@ from tests.scoring.honest_package import ROOT
 ALONE = Ranks(0, 1, 0, 1, 0, ("host",), "single")
 
 
-@pytest.mark.parametrize("name", ["4x4", "4x8", "demo"])
+@pytest.mark.parametrize("name", ["h100_4x4", "h200_4x8", "demo"])
 @pytest.mark.parametrize("benchmark", ["resnet", "bert"])
 def test_settings_are_those_that_the_trainers_declare(benchmark, name):
     if benchmark == "resnet":
