@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from resnet.handover import Batch, KeptBatches
+    from resnet.pipelines import Floats
 
 # Images read again to find the one that cannot be decoded; beyond, the report names no file.
 SEARCH_LIMIT_IMAGES = 50_000
@@ -63,6 +64,12 @@ class _Input:
         if device.type == "cpu":
             return Place(None)
         return Place(torch.cuda.current_device() if device.index is None else device.index)
+
+    def _choose_floats(self, dtype: torch.dtype | None) -> Floats:
+        """What DALI writes for a run in `dtype`: half the bytes where that is float16."""
+        import torch
+
+        return "fp16" if dtype == torch.float16 else "fp32"
 
     def _run(self) -> Batch:
         """Take the next batch in DALI's own buffers: images (B, C, H, W), labels (B,)."""
@@ -117,12 +124,21 @@ class TrainingInput(_Input):
         self.seed = mix_seed(seed, rank)
         self.batches = 0
 
-    def prepare(self) -> None:
-        """Build the pipeline, its threads and buffers; nothing of the data is opened."""
-        from resnet.pipelines import build_training
+    def prepare(self, dtype: torch.dtype | None = None) -> None:
+        """Build the pipeline, its threads, buffers and cache; nothing of the data is opened.
 
+        dtype: of the tensors that batches are written into; float32 where it is not given. Raises
+        InputError for a cache of decoded images that there is no memory for.
+        """
+        import torch
+
+        from resnet.pipelines import build_training, check_free_memory
+
+        place, floats = self._place(), self._choose_floats(dtype)
+        if place.gpu is not None:
+            check_free_memory(self.options, torch.cuda.mem_get_info(place.gpu)[0])
         self._pipeline = build_training(
-            self.records, self.options, self.local_batch, self.seed, self._place()
+            self.records, self.options, self.local_batch, self.seed, place, floats
         )
 
     def open(self) -> None:
@@ -133,9 +149,9 @@ class TrainingInput(_Input):
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the next batch.
 
-        images: float32 (local_batch, C, H, W) in channels_last memory, normalised; labels: int64
-        (local_batch,). Both are the caller's to keep. Raises InputError naming the image that
-        cannot be decoded.
+        images: float32, or float16 if `prepare` was given it, (local_batch, C, H, W) in
+        channels_last memory, normalised; labels: int64 (local_batch,). Both are the caller's to
+        keep. Raises InputError naming the image that cannot be decoded.
         """
         return self._handover.keep(self._advance())
 
@@ -199,8 +215,8 @@ class EvaluationInput(_Input):
     def prepare(self, dtype: torch.dtype | None = None) -> None:
         """Build the pipeline, its threads and buffers; nothing of the data is opened.
 
-        dtype: in which `validation_cache_megabytes` keeps images, that of the tensors they are
-        written into; float32 where it is not given. Raises InputError where they do not fit.
+        dtype: of the tensors that batches are written into, in which `validation_cache_megabytes`
+        keeps images too; float32 where it is not given. Raises InputError where they do not fit.
         """
         from resnet.pipelines import build_evaluation
 
@@ -208,7 +224,11 @@ class EvaluationInput(_Input):
         if self.options.validation_cache_megabytes and self.images:
             self._kept = self._make_room(dtype)
         self._pipeline = build_evaluation(
-            self.records, self.options, self.local_batch, self._place()
+            self.records,
+            self.options,
+            self.local_batch,
+            self._place(),
+            self._choose_floats(dtype),
         )
 
     def open(self) -> None:

@@ -2,9 +2,13 @@
 
 On a GPU, DALI works on streams of its own and takes a buffer back, for its next batches, as soon
 as nobody holds the batch any more: in the order of its own stream, not torch's. Three things make
-that right. torch's current stream is given to `Pipeline.run`, so it waits on the device for the
+that right. torch's current stream is given to `share_outputs`, so it waits on the device for the
 batch (without it, the host would wait). The copy is enqueued on the same stream. And the batch is
 held until an event behind the copy has passed, so that DALI cannot write into what is being read.
+
+DALI's own threads make the batches. The first call asks for as many as are prefetched, and every
+call asks for one more as soon as it has a batch: that many are in work or waiting while the device
+computes, one more than with `Pipeline.run`, which asks for the next when it is called again.
 """
 
 from __future__ import annotations
@@ -65,22 +69,27 @@ class LentBatches:
 class Handover:
     """Takes batches from a pipeline of (images, labels) on one device.
 
-    images: (B, C, H, W) float32 in channels_last memory; labels: (B,) int64.
+    images: (B, C, H, W) float32 or float16 in channels_last memory; labels: (B,) int64.
     """
 
     def __init__(self, device: torch.device | str, limit: int) -> None:
         self.device = torch.device(device)
         self.lent = LentBatches(limit)
+        self._begun: Any = None
 
     def take(self, pipeline: Any) -> Batch:
         """The next batch in DALI's own buffers, ready for torch's current stream.
 
         On a GPU it must go through `copy` or `keep` before it is dropped.
         """
-        if self.device.type == "cpu":
-            images, labels = pipeline.run()
-        else:
-            images, labels = pipeline.run(torch.cuda.current_stream(self.device))
+        if self._begun is not pipeline:
+            self._begun = pipeline
+            pipeline.schedule_run()
+        on_cpu = self.device.type == "cpu"
+        stream = None if on_cpu else torch.cuda.current_stream(self.device)
+        images, labels = pipeline.share_outputs(stream)
+        pipeline.release_outputs()  # of the dynamic executor, which leaves them to who holds them
+        pipeline.schedule_run()
         images_NHWC = torch.from_dlpack(images.as_tensor())
         return images_NHWC.permute(0, 3, 1, 2), torch.from_dlpack(labels.as_tensor()).view(-1)
 

@@ -4,8 +4,8 @@ Training follows NVIDIA's accepted closed-division pipeline (common/dali.py of t
 random crop by area and aspect, resize, flip, normalise. Evaluation follows the reference's
 imagenet_preprocessing.py: shorter side to a fixed length, other side truncated, central crop.
 
-DALI writes fp32 or fp16, not bf16. A run in bf16 takes fp32 here and casts on its own device
-(autocast does it): 8-bit pixels have 8 significant bits, so nothing is lost on the way.
+DALI writes fp32 or fp16, not bf16. A run in bf16 takes fp32 here, which is cast on the device as
+the batch is copied into the step's tensor (handover.py): rounded once, in one pass.
 """
 
 from __future__ import annotations
@@ -110,6 +110,20 @@ class Place:
                 f"and this run decodes on the CPU: set it to 0"
             )
         return {"cache_size": megabytes, "cache_type": "threshold", "cache_threshold": 0}
+
+
+def check_free_memory(options: InputOptions, free_bytes: int) -> None:
+    """Refuse a cache of decoded images that a GPU's free memory does not hold.
+
+    Asked before the clock, beside the model: DALI would end in an error of its own. Raises
+    InputError.
+    """
+    megabytes, free_megabytes = options.decoded_cache_megabytes, free_bytes >> 20
+    if megabytes > free_megabytes:
+        raise InputError(
+            f"decoded_cache_megabytes is {megabytes:,}, but the GPU has {free_megabytes:,} MiB "
+            f"free beside the model: lower it, or set it to 0 to keep none"
+        )
 
 
 def build_training(

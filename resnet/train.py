@@ -150,7 +150,7 @@ def build(
     data_seed = derive_seed(seed, "data", ranks.rank)
     training = TrainingInput(manifest, config.input, *place, seed=data_seed, device=device)
     validation = EvaluationInput(manifest, config.input, *place, device=device)
-    training.prepare()
+    training.prepare(step.images.dtype)
     validation.prepare(step.images.dtype)
     total_samples = updates * batch.global_batch_size
     progress = RunProgress(ranks, total_samples, "images", interval_seconds=0.5)

@@ -148,6 +148,19 @@ def test_next_into_writes_the_next_batch_where_the_step_reads_it(
     assert images.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_dali_writes_halves_for_a_run_in_halves(manifest: Manifest) -> None:
+    """And what the step then reads is what casting would have made; bf16 comes as float32."""
+    for dtype, made in ((torch.float16, torch.float16), (torch.bfloat16, torch.float32)):
+        training = TrainingInput(manifest, OPTIONS, 0, 1, 4, 1, "cpu")
+        validation = EvaluationInput(manifest, OPTIONS, 0, 1, 4, "cpu")
+        training.prepare(dtype), validation.prepare(dtype)
+        images, labels = training.next()
+        same, same_labels = open_training(manifest, 0, 1, 4).next()
+        assert images.dtype == made and torch.equal(labels, same_labels)
+        assert torch.equal(images, same.to(made))
+        assert next(iter(validation.epoch()))[0].dtype == made
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("megabytes", [0, 1])
 def test_epoch_into_gives_the_epoch_pass_after_pass(
@@ -261,6 +274,23 @@ def test_evaluation_gives_every_image_once(manifest: Manifest, world_size: int, 
                 assert 1 <= count <= batch
                 seen.update(labels[:count].tolist())
         assert seen == Counter(range(IMAGES))
+
+
+@pytest.mark.parametrize(("world_size", "counts"), [(16, {3125}), (32, {1562, 1563})])
+def test_imagenets_validation_images_are_shared_out(
+    manifest: Manifest, world_size: int, counts: set[int]
+) -> None:
+    """50,000 over 16 and 32 ranks: 16 batches of 204 or 102 on each, none without a real image."""
+    imagenet = replace(manifest, val=replace(manifest.val, images=50_000))
+    batch = 3264 // world_size
+    inputs = [
+        EvaluationInput(imagenet, OPTIONS, rank, world_size, batch, "cpu")
+        for rank in range(world_size)
+    ]
+    assert {one.images for one in inputs} == counts
+    assert sum(one.images for one in inputs) == 50_000
+    assert {one.padded_batches for one in inputs} == {16}
+    assert {-(-one.images // batch) for one in inputs} == {16}
 
 
 def test_evaluation_is_the_same_every_pass_and_survives_an_early_end(manifest: Manifest) -> None:

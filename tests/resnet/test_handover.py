@@ -51,13 +51,19 @@ def test_the_host_waits_only_when_it_is_far_ahead():
 
 
 class Pipeline:
-    """A pipeline of one batch, which notes what it is run with."""
+    """A pipeline of one batch, which notes what is asked of it."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Any, ...]] = []
+        self.calls: list[Any] = []
 
-    def run(self, *arguments: Any) -> tuple[Any, Any]:
-        self.calls.append(arguments)
+    def schedule_run(self) -> None:
+        self.calls.append("schedule")
+
+    def release_outputs(self) -> None:
+        self.calls.append("release")
+
+    def share_outputs(self, stream: object) -> tuple[Any, Any]:
+        self.calls.append(stream)
         images = np.arange(2 * 3 * 3 * 4, dtype=np.float32).reshape(2, 3, 3, 4)
         return List(images), List(np.array([[5], [6]]))
 
@@ -73,7 +79,7 @@ class List:
 
 
 def test_on_a_gpu_dali_gets_torchs_stream_and_the_batch_is_held(monkeypatch: pytest.MonkeyPatch):
-    """Stream to `run`, copy, event on the same stream, hold: in this order."""
+    """Stream to DALI, copy, event on the same stream, hold: in this order."""
     stream, seen = object(), []
 
     class Recorded(Event):
@@ -90,7 +96,8 @@ def test_on_a_gpu_dali_gets_torchs_stream_and_the_batch_is_held(monkeypatch: pyt
     images = torch.zeros(2, 4, 3, 3, dtype=torch.bfloat16)
     labels = torch.zeros(2, dtype=torch.int64)
     batch = handover.take(pipeline)
-    assert pipeline.calls == [(stream,)] and batch[0].shape == (2, 4, 3, 3)
+    assert pipeline.calls == ["schedule", stream, "release", "schedule"]
+    assert batch[0].shape == (2, 4, 3, 3)
     handover.copy(batch, images, labels)
     assert len(handover.lent) == 1 and labels.tolist() == [5, 6]
     # The event stands behind the copy: what it saw is what the batch holds.
@@ -104,10 +111,20 @@ def test_on_a_cpu_the_batch_is_dalis_own_buffer():
     """No stream, no copy, nothing held."""
     handover, pipeline = Handover("cpu", limit=3), Pipeline()
     batch = handover.take(pipeline)
-    assert pipeline.calls == [()]
+    assert pipeline.calls == ["schedule", None, "release", "schedule"]
     assert handover.keep(batch)[0].data_ptr() == batch[0].data_ptr()
     handover.copy(batch, *(torch.zeros_like(tensor) for tensor in batch))
     assert len(handover.lent) == 0
+
+
+def test_every_batch_taken_is_asked_for_again_at_once():
+    """So that as many as are prefetched are in work while the device computes."""
+    handover, first, second = Handover("cpu", limit=3), Pipeline(), Pipeline()
+    for pipeline in (first, second):  # an input that is prepared again has another pipeline
+        for number in range(1, 5):
+            handover.take(pipeline)
+            assert pipeline.calls.count("schedule") == number + 1
+            assert pipeline.calls[-1] == "schedule"
 
 
 def test_kept_batches_need_room():

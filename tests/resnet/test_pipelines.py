@@ -23,6 +23,7 @@ from resnet.pipelines import (
     Records,
     build_evaluation,
     build_training,
+    check_free_memory,
     cut_crop,
     make_pipeline,
     read_shuffled,
@@ -256,6 +257,15 @@ def test_the_gpus_graph_has_its_hints_and_its_cache(
         assert training.holds(name) == bool(cache), name
         assert not evaluation.holds(name), name
     assert training.holds("decoders__ImageRandomCrop") != bool(cache)
+
+
+def test_a_cache_without_the_memory_for_it_is_refused() -> None:
+    """Beside the model, before the clock, with both figures."""
+    options = make_options(decoded_cache_megabytes=2000)
+    check_free_memory(options, 2000 << 20)
+    check_free_memory(make_options(), 0)
+    with pytest.raises(InputError, match="is 2,000, but the GPU has 1,999 MiB free"):
+        check_free_memory(options, (2000 << 20) - 1)
 
 
 def test_the_gpus_settings_are_nvidias() -> None:
