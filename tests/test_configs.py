@@ -52,8 +52,8 @@ def named(files: list[Path]) -> pytest.MarkDecorator:
 
 
 def test_what_the_request_needs_is_there():
-    assert SHIPPED <= {file.stem for file in RESNET}
-    assert SHIPPED <= {file.stem for file in BERT}
+    assert {file.stem for file in RESNET} >= SHIPPED
+    assert {file.stem for file in BERT} >= SHIPPED
     assert "demo" in {file.stem for file in SYSTEMS}
     assert len(SYSTEMS) >= 3
 

@@ -52,6 +52,7 @@ SETTINGS = {
         "opt_epsilon": "optimizer.epsilon",
         "opt_lamb_weight_decay_rate": "optimizer.weight_decay",
         "opt_gradient_clip_norm": "optimizer.max_gradient_norm",
+        "gradient_clip": "optimizer.gradient_clip",
     },
 }
 OPTIMIZERS = {"resnet": "lars", "bert": "lamb"}

@@ -63,7 +63,8 @@ DESCRIPTION = {
 }
 COPIED = """run_and_time.sh pyproject.toml LICENSE
     harness/runclock.py harness/provenance.py harness/gradients.py
-    resnet/train.py resnet/step.py resnet/probe.py resnet/configs/h100_4x4.toml resnet/configs/demo.toml
+    resnet/train.py resnet/step.py resnet/probe.py
+    resnet/configs/h100_4x4.toml resnet/configs/demo.toml
     bert/train.py bert/step.py bert/configs/h100_4x4.toml bert/configs/demo.toml"""
 METHODS = {
     "submission_benchmark": "log_submission",
@@ -104,7 +105,7 @@ SETTINGS = {
         opt_lamb_learning_rate_decay_poly_power=optimizer.decay_power
         opt_lamb_beta_1=optimizer.beta_1 opt_lamb_beta_2=optimizer.beta_2
         opt_lamb_epsilon=optimizer.epsilon opt_lamb_weight_decay_rate=optimizer.weight_decay
-        opt_gradient_clip_norm=optimizer.max_gradient_norm
+        opt_gradient_clip_norm=optimizer.max_gradient_norm gradient_clip=optimizer.gradient_clip
         opt_epsilon=optimizer.epsilon num_warmup_steps=optimizer.warmup_steps""",
 }
 
