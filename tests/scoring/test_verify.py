@@ -557,7 +557,8 @@ def test_every_hyperparameter_is_compared(honest, benchmark):
     for key, place in changed if benchmark == "resnet" else settings.items():
         table = copy.deepcopy(material.configurations[benchmark].value)
         section, name = place.split(".")
-        table[section][name] += 1
+        value = table[section][name]
+        table[section][name] = f"not {value}" if isinstance(value, str) else value + 1
         configurations = {**material.configurations, benchmark: Part(table)}
         check = check_configurations(dataclasses.replace(material, configurations=configurations))
         assert check.result == "failed"
