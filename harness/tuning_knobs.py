@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.commands import InputError
-from harness.ops.table import TABLE
+from harness.ops.table import FLOAT8_PROVIDERS, TABLE
 
 Key = tuple[str, str]  # section, key
 Value = bool | int | str
@@ -179,11 +179,15 @@ def list_knobs(file: Path, benchmark: str, table: Mapping[str, Any], place: Plac
 def _list_operations(
     file: Path, benchmark: str, table: Mapping[str, Any], place: Place
 ) -> list[Knob]:
-    """Knobs of the operations with a second provider; on a CPU the definition alone computes."""
+    """Knobs of the operations with a second provider; on a CPU the definition alone computes.
+
+    FP8 is a format, which stays the user's choice as precision.format does.
+    """
     knobs = []
     stated = _take_section(file, table, "operations")
     for operation, provider in stated.items() if place.device == "cuda" else ():
-        others = tuple((name,) for name in TABLE.get(operation, ()) if name != provider)
+        left_out = (provider, *FLOAT8_PROVIDERS.get(operation, ()))
+        others = tuple((name,) for name in TABLE.get(operation, ()) if name not in left_out)
         if others:
             knobs.append(
                 Knob(

@@ -105,6 +105,9 @@ TABLE: dict[str, dict[str, str]] = {
     },
 }
 
+# These compute in FP8: another numerical format, not another order of rounding.
+FLOAT8_PROVIDERS = {"linear": ("te", "scaled_mm"), "query_key_value": ("te", "scaled_mm")}
+
 
 def resolve(operation: str, provider: str) -> Operation:
     """Import and return one provider's implementation of an operation.

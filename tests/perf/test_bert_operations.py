@@ -1,0 +1,78 @@
+"""BERT-large counted with fused operations: FLOPs as derived by hand, bytes, gradients sent."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import bert.config
+from harness.config import load_config
+from perf import bert_operations as counts
+
+
+@pytest.fixture(scope="module")
+def config() -> bert.config.Config:
+    return load_config(counts.CONFIG, bert.config.Config)
+
+
+def test_flops_of_a_mean_sequence_are_the_derived_ones(config: bert.config.Config) -> None:
+    moments = (counts.MEAN_TOKENS, counts.MEAN_SQUARE, counts.MEAN_MASKED)
+    layers = counts.count_flops(config, counts.FUSED, counts.run_whole)
+    whole = layers.sum_up(*moments)
+    # 6 FLOPs a weight of the 24 layers and token, 294,912 L^2 of attention, 194 M a masked token
+    weights = 24 * 12 * 1024**2
+    by_hand = 6 * weights * moments[0] + 294_912 * moments[1] + 1.94e8 * moments[2]
+    assert whole == pytest.approx(by_hand, rel=1e-3)
+    assert whole == pytest.approx(0.497e12, rel=2e-3)
+    assert 1.005e12 < layers.sum_up(512.0, 512.0**2, counts.MEAN_MASKED) < 1.02e12
+    subset = counts.count_flops(config, counts.FUSED, counts.run_subset).sum_up(*moments)
+    # What follows attention in one of 24 layers, 3/4 of it, for the tokens that no head reads.
+    unread = moments[0] - moments[2] - 1
+    assert whole - subset == pytest.approx(6 * weights / 24 * 9 / 12 * unread, rel=2e-3)
+
+
+def test_fused_operations_move_little_beside_the_products(config: bert.config.Config) -> None:
+    batch = counts.make_shapes(4096, 624, 16)
+    fused = counts.count_step(config, batch, counts.FUSED, counts.run_subset)
+    plain = counts.count_step(config, batch, counts.PLAIN, counts.run_subset)
+    assert fused.operations["harness::layer_norm_forward"] == 49  # 48, and the head's
+    assert fused.operations["harness::bias_gelu_forward"] == 25
+    # projections and two outputs of a layer; pooler, next sentence, words
+    assert fused.operations["addmm"] == 24 * 3 + 3
+    assert fused.operations["_flash_attention_forward"] == 24
+    # Casts of a few numbers alone: the next sentence's scores, and first tokens.
+    assert fused.bytes["_to_copy"] < 10_000 and fused.operations["cat"] <= 3
+    layers = sum(fused.bytes.values()) - fused.matrix_bytes
+    others = sum(plain.bytes.values()) - plain.matrix_bytes
+    assert layers < 0.5 * others
+    assert sum(fused.operations.values()) < 0.6 * sum(plain.operations.values())
+
+
+def test_fp8_takes_one_product_of_four_layers_forward_and_two_backward(
+    config: bert.config.Config,
+) -> None:
+    counted = counts.count_step(
+        config, counts.make_shapes(4096, 624, 16), counts.FLOAT8, counts.run_subset
+    )
+    assert counted.operations["_scaled_mm"] == 24 * 4 * 3
+    assert counted.operations["harness::quantize_float8"] == 24 * 4 * 3
+
+
+def test_a_step_sends_every_gradient_in_16_bit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert counts.main(["--what", "communication", "--json"]) == 0
+    sent = json.loads(capsys.readouterr().out)
+    short, wide = sent["pools"]
+    assert (short["dtype"], short["tensors"]) == ("bfloat16", 298)
+    assert (wide["dtype"], wide["tensors"]) == ("float32", 100)
+    norms = 50 * 2 * 1024
+    assert wide["bytes"] == 4 * norms
+    # 336,226,108 parameters; tensors are filled up to chunks of 256 elements
+    assert 0 <= short["bytes"] - 2 * (336_226_108 - norms) < 2 * 256 * 298
+    assert sent["bytes"] == pytest.approx(672e6, rel=2e-3)
+
+
+def test_the_command_prints_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert counts.main(["--what", "bytes", "--sequences", "4", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["unit"] == "bytes/token" and said["ratio"] > 1.2
