@@ -26,7 +26,7 @@ from perf.comparison import Comparison, check_positive
 from perf.operations import Count, count
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "bert" / "configs" / "4x8.toml"
+CONFIG = ROOT / "bert" / "configs" / "h200_4x8.toml"
 META, CPU = torch.device("meta"), torch.device("cpu")
 DEFINITIONS = dict.fromkeys(Operations.__dataclass_fields__, "torch")
 PLAIN = DEFINITIONS | {"varlen_attention": "flash"}
@@ -221,7 +221,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="python -m perf.bert_operations", description=__doc__)
     parser.add_argument("--what", choices=("flops", "bytes", "communication"), default="bytes")
     parser.add_argument("--providers", choices=("plain", "fused", "float8"), default="fused")
-    parser.add_argument("--config", type=Path, default=CONFIG, help="default: bert's 4x8.toml")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="default: bert's h200_4x8.toml")
     parser.add_argument(
         "--sequences", type=int, default=96, help="for bytes, a rank's (default: 96)"
     )

@@ -124,6 +124,7 @@ def count_resnet(config: resnet.config.Config, images: int) -> tuple[Count, Coun
 
 def count_bert(config: bert.config.Config, batch: Batch) -> tuple[Count, Count]:
     """Count forward and backward of a batch, and the update after it."""
+    config = dataclasses.replace(config, graphs=Graphs(step=False, evaluation=False))
     with without_memory() as mode:
         step = bert.step.TrainingStep(config, CPU, 0, 1, None, [1.0])
         # cu_seqlens stays real: attention reads the lengths.
@@ -179,7 +180,8 @@ def measure_resnet(file: Path, images: int, provider: str | None, as_json: bool)
 def measure_bert(file: Path, sequences: int, provider: str | None, as_json: bool) -> None:
     """Print BERT's FLOPs a sequence beside those of the padded step."""
     config = load_config(file, bert.config.Config)
-    table = name_providers(config.operations, provider)
+    # The definition reads lengths, which a GPU's attention never does (perf.bert_operations).
+    table = name_providers(config.operations, provider or "torch")
     config = dataclasses.replace(config, operations=table)
     batch = make_synthetic_batch(config, sequences, CPU)
     length = config.input.max_sequence_length
@@ -213,7 +215,9 @@ def main(arguments: Sequence[str]) -> int:
         "--samples", type=int, help="images or sequences of a step (default: 102 or 8)"
     )
     parser.add_argument(
-        "--provider", choices=PROVIDERS, help="of every operation that it has, for the config's"
+        "--provider",
+        choices=PROVIDERS,
+        help="of every operation that it has (default: the config's; bert: torch)",
     )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
