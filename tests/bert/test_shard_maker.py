@@ -11,12 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from bert.documents import read_documents
+from bert.example_maker import create_examples
 from bert.examples import ExampleSettings
 from bert.prepare_data_parts import create_data
-from bert.shard_file import ALIGNMENT_BYTES, align, read_description
+from bert.shard_file import ALIGNMENT_BYTES, align, order_examples, read_description
 from bert.shard_maker import ShardMaker
 from bert.vocabulary import read_vocabulary
+from harness.commands import InputError
 from perf import bert_oracle as oracle
 from tests.bert.sample_vocabulary import SPECIAL, make_oracle, make_vocabulary
 
@@ -55,6 +60,47 @@ def test_index_and_records_are_the_oracles(tmp_path: Path, length: int, wide: bo
     assert content[: len(index)] == index
     assert content[align(len(index)) :] == records
     assert shares == sorted(shares) and shares[0] == 0.0 and shares[-1] <= 1.0
+
+
+# Any line of any characters, among them those that divide, join, fall away or are word pieces.
+ODD = "Σσ\u0301\u302e\u1b44각İßﬁ\u2028\u200b\xad\x00\ufffd\x85\x1c\r\u3000中.«\u2e52"
+unicode_lines = st.text(
+    st.one_of(
+        st.sampled_from("aabb .  "),
+        st.sampled_from(ODD),
+        st.characters(exclude_categories=["Cs"], exclude_characters="\n"),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    lines=st.lists(st.one_of(st.just(""), unicode_lines, unicode_lines), max_size=40),
+    length=st.sampled_from([32, 128, 512]),
+    repetitions=st.integers(1, 10),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_any_unicode_text_is_the_oracles(
+    tmp_path: Path, lines: list[str], length: int, repetitions: int, seed: int
+) -> None:
+    """From bytes to index and records, through every stage."""
+    pieces = [*PIECES, *sorted(set(ODD.lower()) - set(PIECES))]
+    content, chosen = "\n".join(lines).encode(), ExampleSettings(length, 76, repetitions, seed=seed)
+    (tmp_path / "text").write_bytes(content)
+    maker = ShardMaker(make_vocabulary(pieces), chosen)
+    documents = oracle.read_documents(content, make_oracle(pieces))
+    if not documents:
+        with pytest.raises(InputError, match="holds no sentence"):
+            maker.make(tmp_path / "text", tmp_path / "shard", lambda share: None)
+        return
+    made = create_examples(
+        read_documents(tmp_path / "text", maker.tokenizer), maker.vocabulary, chosen
+    )
+    index, records = order_examples(made)
+    rows = oracle.ExampleMaker(documents, pieces, chosen).rows
+    encoded = oracle.encode_rows(rows, wide=False)
+    assert (index.tobytes(), b"".join(record.tobytes() for record in records)) == encoded
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"the sample text is not at {GOLDEN}")
