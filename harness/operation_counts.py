@@ -25,7 +25,8 @@ KINDS = {
 }
 OTHER = "elementwise and other"
 # Make no work: they only describe or reserve memory.
-FREE = {"empty", "empty_like", "empty_strided", "detach", "lift_fresh", "_local_scalar_dense"}
+FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
+NAMESPACES = ("aten", "harness", "c10d")  # torch's, our kernels', collectives
 
 
 def name_kind(name: str) -> str:
@@ -37,12 +38,35 @@ def name_kind(name: str) -> str:
     return OTHER
 
 
+def count_moved_bytes(func: Any, args: Any, kwargs: Any, result: Any) -> int | None:
+    """Bytes of the tensors that a dispatched operation reads and writes, None where it has no work.
+
+    An operation in place reads and writes the same tensor: it counts for both, also where it is
+    not returned. Views and reservations have no work.
+    """
+    schema = func._schema
+    aliases = [value.alias_info for value in schema.returns]
+    is_view = any(alias is not None and not alias.is_write for alias in aliases)
+    name = schema.name.split("::")[-1]
+    if func.namespace not in NAMESPACES or is_view or name in FREE:
+        return None
+    written = [
+        value
+        for value, argument in zip(args, schema.arguments, strict=False)
+        if not schema.returns and argument.alias_info and argument.alias_info.is_write
+    ]
+    return sum(
+        leaf.numel() * leaf.element_size()
+        for leaf in tree_leaves((args, kwargs, result, written))
+        if isinstance(leaf, torch.Tensor)
+    )
+
+
 class OperationFloor(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the least time that each operation dispatched inside can take on a device.
 
     For every operation that is the larger of FLOPs / flops_per_second and bytes of its tensors /
-    bytes_per_second; seconds: by kind of work; operations: how many, by kind. An operation in
-    place counts its tensor for reading and for writing.
+    bytes_per_second; seconds: by kind of work; operations: how many, by kind.
     """
 
     def __init__(self, flops_per_second: float, bytes_per_second: float) -> None:
@@ -55,21 +79,14 @@ class OperationFloor(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = func._schema.name.split("::")[-1]
-        aliases = [value.alias_info for value in func._schema.returns]
-        is_view = any(alias is not None and not alias.is_write for alias in aliases)
-        if is_view or name in FREE:
+        moved = count_moved_bytes(func, args, kwargs, result)
+        if moved is None:
             return result
-        moved = sum(
-            leaf.numel() * leaf.element_size()
-            for leaf in tree_leaves((args, kwargs, result))
-            if isinstance(leaf, torch.Tensor)
-        )
         flops = 0.0
         if func._overloadpacket in flop_registry:
             formula = flop_registry[func._overloadpacket]
             flops = float(formula(*args, **(kwargs or {}), out_val=result))
-        kind = name_kind(name)
+        kind = name_kind(func._schema.name.split("::")[-1])
         self.seconds[kind] += max(flops / self.flops_per_second, moved / self.bytes_per_second)
         self.operations[kind] += 1
         return result

@@ -21,7 +21,6 @@ from unittest.mock import patch
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import bert.config
@@ -33,6 +32,7 @@ from bert.probe import make_synthetic_batch
 from harness.commands import GOOD, Parser, run_command
 from harness.config import load_config
 from harness.graphs import Graphs
+from harness.operation_counts import count_moved_bytes
 from harness.ops.table import PROVIDERS, TABLE
 from perf.bert_padding import pad_batch
 from perf.comparison import Comparison, check_positive
@@ -43,7 +43,6 @@ DEFAULT_SAMPLES = {"resnet": 102, "bert": 8}
 CPU = torch.device("cpu")
 # Operations whose inputs and outputs a perfect fusion of everything else would still move.
 MATRIX = ("convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm")
-FREE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view")
 
 
 @dataclasses.dataclass
@@ -70,23 +69,11 @@ class _Counting(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        name = func._schema.name.removeprefix("aten::")
-        # What is written in place and not returned has been read too: it counts twice.
-        written = [
-            value
-            for value, argument in zip(args, func._schema.arguments, strict=False)
-            if not func._schema.returns and argument.alias_info and argument.alias_info.is_write
-        ]
-        aliases = [value.alias_info for value in func._schema.returns]
-        is_view = any(alias is not None and not alias.is_write for alias in aliases)
-        if func.namespace in ("aten", "harness") and not is_view and name not in FREE:
+        moved = count_moved_bytes(func, args, kwargs or {}, result)
+        if moved is not None and func.namespace != "c10d":  # what is sent is counted elsewhere
+            name = func._schema.name.removeprefix("aten::")
             self.operations[name] += 1
-            # An operation in place reads and writes the same tensor: it counts for both.
-            self.bytes[name] += sum(
-                leaf.numel() * leaf.element_size()
-                for leaf in tree_leaves((args, kwargs, result, written))
-                if isinstance(leaf, torch.Tensor)
-            )
+            self.bytes[name] += moved
         return result
 
 

@@ -50,3 +50,9 @@ def test_backward_is_counted() -> None:
     forward = count_floor(lambda: a @ b, 1.0, 1e18)["matrix product"]
     both = count_floor(lambda: (a @ b).sum().backward(), 1.0, 1e18)["matrix product"]
     assert both == 3 * forward
+
+
+def test_what_is_written_in_place_counts_twice_though_it_is_not_returned() -> None:
+    places, values = [torch.zeros(100)], [torch.ones(100)]
+    moved = count_floor(lambda: torch._foreach_copy_(places, values), 1.0, 1.0)
+    assert moved == {"gradients and update": 4 * 100 * 3}
