@@ -25,6 +25,7 @@ TELLING = (
     re.compile(r"^error: (?!lost the connection|interrupted)"),
     re.compile(
         r"noticed that process|exiting improperly|lost communication|[Nn]ode failure|NODE FAIL"
+        r"|daemon failed to report back|Watchdog caught collective operation timeout"
         r"|No space left|task \d+: (Killed|Exited)|DUE TO (TIME LIMIT|NODE FAILURE)"
     ),
     re.compile(r"^(\w+\.)*\w*(Error|Exception)\b"),
@@ -35,6 +36,9 @@ TELLING = (
 ENDING = re.compile(r"Job step aborted|STEP .* CANCELLED|Terminating StepId")
 ENDED = re.compile(r"srun: error: .*task.*: (Killed|Terminated|Exited)")
 RULE = re.compile(r"-{10,}")
+# mpirun says the same of a daemon that never started and of one that ssh has lost.
+LOST_DAEMON = re.compile(r"daemon failed to report back")
+REMOTE_HOST = re.compile(r"Remote host:\s+(\S+)")
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,17 @@ def find_reason(output: Path) -> str | None:
     for pattern in TELLING:
         for number, line in enumerate(lines):
             if pattern.search(line):
-                return _join_paragraph(lines, number)[:REASON_CHARACTERS]
+                return _describe(lines, number)[:REASON_CHARACTERS]
     last = [line.strip() for line in lines if line.strip() and not RULE.match(line)]
     return last[-1][:REASON_CHARACTERS] if last else None
+
+
+def _describe(lines: list[str], number: int) -> str:
+    if LOST_DAEMON.search(lines[number]):
+        for line in lines[number:]:
+            if host := REMOTE_HOST.search(line):
+                return f"mpirun has no connection to its daemon on {host[1]}: off, or cut off"
+    return _join_paragraph(lines, number)
 
 
 def _join_paragraph(lines: list[str], number: int) -> str:

@@ -6,6 +6,8 @@ import datetime
 import os
 import socket
 import sys
+import threading
+import time
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,9 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from harness.commands import InputError
 from harness.ranks import Ranks
 from harness.systems import System
+
+# The default process group's store, as the group itself one a process.
+_stores: list[TCPStore] = []
 
 
 def select_device(system: System, ranks: Ranks) -> torch.device:
@@ -63,6 +68,34 @@ def join(system: System, ranks: Ranks, device: torch.device) -> None:
         timeout=timeout,
         device_id=device if device.type == "cuda" else None,
     )
+    store.set(f"host/{ranks.rank}", socket.gethostname())
+    _stores.append(store)
+
+
+def describe_silent_ranks(wait_seconds: float) -> str:
+    """After a collective timed out: which ranks do not say within a while that they waited too.
+
+    Every rank that waited has to call it. Where rank 0 does not answer, nobody can ask for others.
+    """
+    found: list[str] = []
+    asking = threading.Thread(
+        target=_ask_for_waiting_ranks, args=(wait_seconds, found), daemon=True
+    )
+    asking.start()
+    asking.join(wait_seconds + 2.0)
+    if asking.is_alive():  # the store is rank 0's
+        return "rank 0"
+    return ", ".join(found) or "no rank: all of them waited, but not for the same"
+
+
+def _ask_for_waiting_ranks(wait_seconds: float, found: list[str]) -> None:
+    store = _stores[-1]
+    store.set(f"waited/{dist.get_rank()}", "")
+    time.sleep(wait_seconds)
+    for rank in range(dist.get_world_size()):
+        if not store.check([f"waited/{rank}"]):
+            host = store.get(f"host/{rank}").decode() if store.check([f"host/{rank}"]) else "?"
+            found.append(f"rank {rank} on {host}")
 
 
 def join_subgroup(rank: int, world_size: int, size: int) -> dist.ProcessGroup:

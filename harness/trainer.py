@@ -22,12 +22,13 @@ import torch.distributed as dist
 from harness.affinity import Binding, bind_rank
 from harness.caches import check_cleared, clear_caches
 from harness.commands import INTERRUPTED, NOT_GOOD, UNUSABLE, InputError, Parser, describe_os_error
-from harness.process_group import end_all_ranks, finalize_mpi
+from harness.process_group import describe_silent_ranks, end_all_ranks, finalize_mpi
 from harness.ranks import Launcher, Ranks, SharedFault, read_launcher
 from harness.systems import System
 
 OTHERS_WAIT_SECONDS = 3.0
 LOST = re.compile(r"Connection (closed|reset) by peer")
+WAITED = re.compile(r"Timed out waiting (\d+)ms")
 
 
 def parse_trainer_arguments(
@@ -76,6 +77,14 @@ def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:
             # Another rank has ended: let it say why, and end the job, before this one speaks.
             time.sleep(OTHERS_WAIT_SECONDS)
             _leave("error: lost the connection to another rank, which ended", NOT_GOOD, False)
+        waited = WAITED.search(str(error)) if isinstance(error, RuntimeError) else None
+        if waited and dist.is_initialized():
+            silent = describe_silent_ranks(OTHERS_WAIT_SECONDS)
+            _leave(
+                f"error: gave up after {int(waited[1]) / 1000:g} s ('collective_timeout_seconds') "
+                f"without an answer from {silent}: hung, or cut off",
+                NOT_GOOD, False,
+            )  # fmt: skip
         traceback.print_exc()
         _leave(None, NOT_GOOD, shared=False)
 

@@ -23,6 +23,21 @@ signal 9 (Killed).
 --------------------------------------------------------------------------
 """
 
+LOST_DAEMON = """\
+some warning
+------------------------------------------------------------
+A daemon failed to report back after being spawned. This could
+be due to several factors, including inability to find it.
+
+  Local host:    node1
+  Remote host:   node3
+  Daemon exit status: 255
+
+This may also be caused by a firewall on the remote host. Please
+try again.
+------------------------------------------------------------
+"""
+
 
 @pytest.mark.parametrize(
     ("text", "reason"),
@@ -40,6 +55,7 @@ signal 9 (Killed).
         ("srun: Job step aborted: Waiting\nsrun: error: nodes1-2: tasks 0-1: Killed\n"
          "slurmstepd: error: *** STEP 2.0 ON node1 CANCELLED AT x ***\n",
          "slurmstepd: error: *** STEP 2.0 ON node1 CANCELLED AT x ***"),
+        (LOST_DAEMON, "mpirun has no connection to its daemon on node3: off, or cut off"),
         ("srun: error: Node failure on node3\n", "srun: error: Node failure on node3"),
         ("a\nerror: lost the connection to x\n", "error: lost the connection to x"),
         ("first\n  last  \n\n-----------------\n", "last"),

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.systems import IMAGE_KIT
 from tests.conftest import ROOT, Kit
 
 USER = 1000
@@ -17,6 +21,7 @@ NODES = ("node1", "node2", "node3", "node4")
 PACKAGES = ("harness", "resnet", "bert", "scoring", "demo")
 LINKS = {"vcbr0", "vc1", "vc2", "vc3", "vc4"}
 SMALL_BYTES = 160 << 20
+COLLECTIVE_TIMEOUT_SECONDS = 10
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -27,12 +32,67 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
         time.sleep(0.1)
 
 
-class Cluster:
-    """The hosts, by the tool that makes them (up, down, exec, user, kill, linkdown, linkup)."""
+@dataclass(frozen=True)
+class Software:
+    """What the ranks run in: an image, or this checkout's environment, seen by all hosts."""
 
-    def __init__(self, tool: Path, shared: Path) -> None:
+    image: Path | None
+
+    @property
+    def folders(self) -> list[Path]:
+        """What the hosts must see beside the shared folder."""
+        return [] if self.image else [Path(sys.prefix).resolve(), Path(sys.base_prefix)]
+
+    @property
+    def prefix(self) -> list[str]:
+        """What comes before a command, so that the kit finds the Python that made .venv."""
+        path = f"PATH={sys.base_prefix}/bin:/usr/bin:/bin:/usr/sbin:/sbin"
+        return [] if self.image else ["env", path]
+
+    def bind_code(self, checkout: Path) -> tuple[str, ...]:
+        """The binds that lay a checkout's code over the image's."""
+        return tuple(f"{checkout / name}:{IMAGE_KIT / name}:ro" for name in PACKAGES)
+
+
+def compare_sources(image_files: dict[str, str]) -> list[str]:
+    """Name the checkout's sources that an image does not have as they are here.
+
+    image_files: SHA-256 by path, of the image's manifest.
+    """
+    here = {
+        file.relative_to(ROOT).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for name in PACKAGES
+        for file in sorted((ROOT / name).rglob("*"))
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    return [name for name, digest in here.items() if image_files.get(name) != digest]
+
+
+def read_manifest(text: str) -> dict[str, str]:
+    """The files of an image's manifest, SHA-256 by path."""
+    files = json.loads(text)["files"]
+    assert isinstance(files, dict) and files
+    return files
+
+
+class Cluster:
+    """The hosts, by the tool that makes them (up, down, exec, user, kill, linkdown, linkup).
+
+    shared: the folder from which a plain user calls commands, below seen, which all hosts see.
+    """
+
+    def __init__(self, tool: Path, shared: Path, seen: Path, software: Software) -> None:
         self.tool, self.shared = tool, shared
-        self.environment = {**os.environ, "CLUSTER_WD": str(shared)}
+        self.folders, self.prefix = software.folders, software.prefix
+        share = " ".join(map(str, (seen, *self.folders)))
+        self.environment = {**os.environ, "CLUSTER_WD": str(shared), "CLUSTER_SHARE": share}
+
+    def up(self) -> None:
+        """Power every host on."""
+        self.call("up")
+        for folder in self.folders:  # a plain user may pass through what leads there
+            for parent in [*folder.parents][:-1]:
+                self.call("exec", "node1", "chmod", "o+x", str(parent))
 
     def call(self, *words: str) -> None:
         """Run one of the tool's own commands."""
@@ -51,13 +111,13 @@ class Cluster:
     def restart(self) -> None:
         """Power every host off and on."""
         self.down()
-        self.call("up")
+        self.up()
 
     def start(self, *words: str, node: str = "node1", folder: Path | None = None) -> Started:
         """Start a command as the plain user."""
         environment = {**self.environment, "CLUSTER_WD": str(folder or self.shared)}
         process = subprocess.Popen(
-            [str(self.tool), "user", node, *words],
+            [str(self.tool), "user", node, *self.prefix, *words],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -101,6 +161,8 @@ class SharedKit:
     """The checkout's code, small data and a system file for each launcher, seen by all nodes."""
 
     folder: Path
+    software: Software
+    code: tuple[str, ...]  # binds that lay this checkout's code over the image's
 
     @property
     def checkout(self) -> Path:
@@ -127,14 +189,17 @@ class SharedKit:
         subprocess.run(["chown", "-R", f"{USER}:{USER}", str(self.folder)], check=True)
 
 
-def share_kit(kit: Kit, folder: Path, image: Path) -> SharedKit:
+def share_kit(kit: Kit, folder: Path, software: Software, bind_code: bool) -> SharedKit:
     """Copy the checkout's code and a small kit to a folder that all nodes see."""
-    shared = SharedKit(folder)
+    checkout = folder / "checkout"
+    shared = SharedKit(folder, software, software.bind_code(checkout) if bind_code else ())
     shared.checkout.mkdir(parents=True)
     for name in (*PACKAGES, "systems", "scripts", "container"):
         ignore = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, shared.checkout / name, ignore=ignore)
     shutil.copy(ROOT / "run_and_time.sh", shared.checkout)
+    if software.image is None:
+        (shared.checkout / ".venv").symlink_to(Path(sys.prefix).resolve())
     small = folder / "small"
     shutil.copytree(kit.folder, small)
     (small / "faulty").mkdir()
@@ -145,28 +210,52 @@ def share_kit(kit: Kit, folder: Path, image: Path) -> SharedKit:
     config = shared.resnet_config.read_text()
     assert "base_learning_rate = 5.0" in config
     shared.resnet_config.write_text(config.replace("rate = 5.0", "rate = 0.0002", 1))
-    code = [f"{shared.checkout / name}:/opt/lp-mlperf-kit/{name}:ro" for name in PACKAGES]
-    binds = ", ".join(f'"{bind}"' for bind in (f"{folder}:{folder}", *code))
-    text = (small / "small.toml").read_text()
-    start = text.index("[environment.GLOO_SOCKET_IFNAME]")
-    text = text[:start] + text[text.index("[", start + 1) :]
-    for old, new in (
-        ("one_machine = true", "one_machine = false"),
-        ('runtime = "none"', 'runtime = "singularity"'),
-        ('image = ""', f'image = "{image}"'),
-        ("binds = []", f"binds = [{binds}]"),
-        ("timeout_seconds = 120", "timeout_seconds = 20"),
+    binds = [str(folder), *shared.code]
+    text = spread_over_hosts((small / "small.toml").read_text(), software, binds)
+    text = change(
+        text,
+        ("timeout_seconds = 120", f"timeout_seconds = {COLLECTIVE_TIMEOUT_SECONDS}"),
         ("[environment.HF_HUB_OFFLINE]", EXTRA.format(faulty=small / "faulty")),
-    ):
-        assert old in text, old
-        text = text.replace(old, new, 1)
+    )
     hosts = ", ".join(f'"{node}"' for node in NODES)
     for launcher, extra in (("mpirun", f"hosts = [{hosts}]"), ("srun", "hosts = []")):
-        own = text.replace('name = "small"', f'name = "small-{launcher}"', 1)
-        own = own.replace('launcher = "mpirun"', f'launcher = "{launcher}"', 1)
-        shared.system(launcher).write_text(own.replace("hosts = []", extra, 1))
+        shared.system(launcher).write_text(
+            change(
+                text,
+                ('name = "small"', f'name = "small-{launcher}"'),
+                ('launcher = "mpirun"', f'launcher = "{launcher}"'),
+                ("hosts = []", extra),
+            )
+        )
     shared.give_to_user()
     return shared
+
+
+def spread_over_hosts(system: str, software: Software, binds: Iterable[str]) -> str:
+    """Turn a system file of one machine into one of four hosts, in the image if there is one.
+
+    binds: as in a system file, or one path for a folder at the same path inside.
+    """
+    start = system.index("[environment.GLOO_SOCKET_IFNAME]")
+    system = system[:start] + system[system.index("[", start + 1) :]
+    system = change(system, ("one_machine = true", "one_machine = false"))
+    if software.image is None:
+        return system
+    listed = ", ".join(f'"{bind if ":" in bind else f"{bind}:{bind}"}"' for bind in binds)
+    return change(
+        system,
+        ('runtime = "none"', 'runtime = "singularity"'),
+        ('image = ""', f'image = "{software.image}"'),
+        ("binds = []", f"binds = [{listed}]"),
+    )
+
+
+def change(text: str, *pairs: tuple[str, str]) -> str:
+    """Replace texts, each of which must be there."""
+    for old, new in pairs:
+        assert old in text, old
+        text = text.replace(old, new, 1)
+    return text
 
 
 EXTRA = """\

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,20 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Kit, make_kit
-from tests.multinode.cluster import SMALL_BYTES, Cluster, SharedKit, share_kit
+from tests.multinode.cluster import (
+    SMALL_BYTES,
+    Cluster,
+    SharedKit,
+    Software,
+    compare_sources,
+    read_manifest,
+    share_kit,
+)
 
 STATE = Path("/run/vcluster")
+SYSTEM_PREFIXES = (Path("/"), Path("/usr"))
+MANIFEST = "/opt/lp-mlperf-environment/manifest/manifest.json"
+BIND_CODE = os.environ.get("LP_BIND_CODE") == "1"
 
 
 def find_tools() -> Path:
@@ -28,13 +40,29 @@ def cluster_folder() -> Path:
     return Path(os.environ.get("CLUSTER_DIR", "/var/tmp/vcluster"))
 
 
-def find_image() -> Path:
-    """The image to test with: LP_IMAGE, or built now where LP_BUILD_IMAGE=1. Skips without."""
+def find_software() -> Software:
+    """What to test with: the image of LP_IMAGE, one built now (LP_BUILD_IMAGE=1), or .venv.
+
+    Skips where .venv stands on a Python that hosts cannot be given.
+    """
     if named := os.environ.get("LP_IMAGE"):
-        return Path(named)
-    if os.environ.get("LP_BUILD_IMAGE") != "1":
-        pytest.skip("no image: name one with LP_IMAGE, or LP_BUILD_IMAGE=1 to build one (minutes)")
-    return build_image(cluster_folder() / "test-image")
+        return Software(Path(named).resolve())
+    if os.environ.get("LP_BUILD_IMAGE") == "1":
+        return Software(build_image(cluster_folder() / "test-image"))
+    if Path(sys.base_prefix) in SYSTEM_PREFIXES:
+        pytest.skip(f"the hosts cannot see {sys.base_prefix}'s Python: name an image (LP_IMAGE)")
+    return Software(None)
+
+
+def check_sources(image: Path) -> None:
+    """Fail where an image was built from other sources than this checkout's."""
+    command = [str(find_tools() / "sing"), "singularity", "-q", "exec", str(image), "cat", MANIFEST]
+    text = subprocess.run(command, cwd=cluster_folder(), capture_output=True, text=True, check=True)
+    if others := compare_sources(read_manifest(text.stdout)):
+        pytest.fail(
+            f"{image} holds other sources than this checkout ({len(others)}, {others[0]} among "
+            "them): build it again, or LP_BIND_CODE=1 lays this checkout's over them"
+        )
 
 
 def build_image(folder: Path) -> Path:
@@ -59,8 +87,8 @@ def build_image(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def image() -> Path:
-    """The image that the ranks run in. Skips, with the reason, where the hosts cannot be made."""
+def software() -> Software:
+    """What the ranks run in. Skips, with the reason, where the hosts cannot be made."""
     if os.geteuid() != 0:
         pytest.skip("the virtual hosts need root")
     if not (find_tools() / "vcluster").is_file():
@@ -69,28 +97,21 @@ def image() -> Path:
         pytest.skip(f"no root file system of hosts in {cluster_folder()}: run make-root")
     if STATE.exists():
         pytest.skip(f"virtual hosts are up already ({STATE}): take them down first")
-    return find_image()
+    software = find_software()
+    if software.image is not None and not BIND_CODE:
+        check_sources(software.image)
+    return software
 
 
 @pytest.fixture(scope="session")
-def shared_folder(image: Path) -> Iterator[Path]:
+def shared_folder(software: Software) -> Iterator[Path]:
     """A folder that all hosts see at its path, with tight/ on a little file system of its own."""
     folder = Path(tempfile.mkdtemp(prefix="test-", dir=cluster_folder()))
     folder.chmod(0o755)
     tight = folder / "tight"
     tight.mkdir()
-    subprocess.run(
-        [
-            "mount",
-            "-t",
-            "tmpfs",
-            "-o",
-            f"size={SMALL_BYTES},uid=1000,gid=1000",
-            "tmpfs",
-            str(tight),
-        ],
-        check=True,
-    )
+    size = f"size={SMALL_BYTES},uid=1000,gid=1000"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(tight)], check=True)
     yield folder
     subprocess.run(["umount", str(tight)], check=True)
     shutil.rmtree(folder)
@@ -98,17 +119,21 @@ def shared_folder(image: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def shared_kit(
-    image: Path, shared_folder: Path, small_data: Path, tmp_path_factory: pytest.TempPathFactory
+    software: Software,
+    shared_folder: Path,
+    small_data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> SharedKit:
     """The checkout's code and small data where all hosts see them."""
     kit: Kit = make_kit(tmp_path_factory.mktemp("multinode"), small_data)
-    return share_kit(kit, shared_folder / "shared", image)
+    return share_kit(kit, shared_folder / "shared", software, BIND_CODE)
 
 
 @pytest.fixture(scope="session")
 def cluster(shared_folder: Path, shared_kit: SharedKit) -> Iterator[Cluster]:
     """Four hosts, taken down at the end."""
-    cluster = Cluster(find_tools() / "vcluster", shared_folder)
-    cluster.call("up")
+    tool = find_tools() / "vcluster"
+    cluster = Cluster(tool, shared_folder, cluster_folder(), shared_kit.software)
+    cluster.up()
     yield cluster
     cluster.down()

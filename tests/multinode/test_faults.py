@@ -93,12 +93,12 @@ FAULTS: list[tuple[Callable[[Run], None], str, str]] = [
     (kill_rank, "srun", r"Killed|signal 9"),
     (leave_early, "mpirun", r"exited|lost the connection|without"),
     (leave_early, "srun", r"lost the connection|task \d: "),
-    (stop_rank, "mpirun", r"[Tt]imed? ?out"),
-    (stop_rank, "srun", r"[Tt]imed? ?out"),
-    (power_off, "mpirun", r"lost|node3|status"),
+    (stop_rank, "mpirun", r"gave up after 10 s .* rank 2 on node3"),
+    (stop_rank, "srun", r"gave up after 10 s .* rank 2 on node3"),
+    (power_off, "mpirun", r"lost communication|node3"),
     (power_off, "srun", r"node3|[Nn]ode failure|lost"),
-    (cut_link, "mpirun", r"node3|lost|status"),
-    (cut_link, "srun", r"node3|[Nn]ode failure|[Tt]imed? ?out"),
+    (cut_link, "mpirun", r"node3|lost communication"),
+    (cut_link, "srun", r"node3|gave up after"),
 ]
 
 

@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.multinode.conftest import build_image, cluster_folder, find_tools
+from tests.multinode.conftest import MANIFEST, build_image, cluster_folder, find_tools
 
-MANIFEST = "/opt/lp-mlperf-environment/manifest/manifest.json"
 SELF_TEST = "/opt/lp-mlperf-kit/container/selftest.sh"
 BASE = "localhost/cpu-base:bookworm"
 TAG = "localhost/lp-mlperf-kit:test"
