@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,7 +71,12 @@ def find_reason(output: Path) -> str | None:
             text = file.read().decode("utf-8", "replace")
     except OSError:
         return None
-    lines = ["".join(c if c.isprintable() else " " for c in line) for line in text.splitlines()]
+    return choose_reason(text.splitlines())
+
+
+def choose_reason(lines: Sequence[str]) -> str | None:
+    """Find the most telling of the lines that launcher and ranks wrote; None without any."""
+    lines = ["".join(c if c.isprintable() else " " for c in line) for line in lines]
     ending = next((n for n, line in enumerate(lines) if ENDING.search(line)), len(lines))
     lines = [line for n, line in enumerate(lines) if n <= ending or not ENDED.search(line)]
     for pattern in TELLING:

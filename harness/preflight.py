@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.attempts import choose_reason
 from harness.commands import GOOD, NOT_GOOD, InputError, Parser, run_command
 from harness.containers import find_image_fault
 from harness.launch import ROOT, SYSTEMS, compose_ranks
@@ -26,7 +27,7 @@ from harness.processes import adopt_orphans, run_tree
 from harness.systems import System, find_system_file, load_system
 
 RESULTS_BYTES = 1 << 30
-KEPT_LINES, LAST_LINES = 1000, 3
+KEPT_LINES = 1000
 STARTED = "ranks started"
 
 
@@ -52,11 +53,8 @@ class Listener:
             self.said.append(line.strip())
 
     def explain(self) -> str:
-        """The sentence that a rank ended with, else the last lines."""
-        errors = [line for line in self.said if line.startswith("error: ")]
-        return (errors[:1] or [" / ".join(list(self.said)[-LAST_LINES:])])[0][
-            :400
-        ] or "nothing was said"
+        """The most telling line that a rank or the launcher wrote."""
+        return choose_reason(list(self.said)) or "nothing was said"
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:

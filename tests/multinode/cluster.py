@@ -21,6 +21,7 @@ NODES = ("node1", "node2", "node3", "node4")
 PACKAGES = ("harness", "resnet", "bert", "scoring", "demo")
 LINKS = {"vcbr0", "vc1", "vc2", "vc3", "vc4"}
 SMALL_BYTES = 160 << 20
+TOOL_SECONDS = 60
 COLLECTIVE_TIMEOUT_SECONDS = 10
 
 
@@ -48,6 +49,11 @@ class Software:
         """What comes before a command, so that the kit finds the Python that made .venv."""
         path = f"PATH={sys.base_prefix}/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         return [] if self.image else ["env", path]
+
+    @property
+    def python(self) -> str:
+        """The Python that the user calls: with an image the host's own is enough."""
+        return "python3" if self.image else str(Path(sys.prefix).resolve() / "bin" / "python")
 
     def bind_code(self, checkout: Path) -> tuple[str, ...]:
         """The binds that lay a checkout's code over the image's."""
@@ -98,8 +104,9 @@ class Cluster:
         """Run one of the tool's own commands."""
         # Its hosts stay: they must not hold our pipes open.
         subprocess.run(
-            [str(self.tool), *words], env=self.environment, stdin=subprocess.DEVNULL, check=True
-        )
+            [str(self.tool), *words],
+            env=self.environment, stdin=subprocess.DEVNULL, check=True, timeout=TOOL_SECONDS,
+        )  # fmt: skip
 
     def down(self) -> None:
         """Power every host off."""
