@@ -26,7 +26,7 @@ TELLING = (
     re.compile(r"^error: (?!lost the connection|interrupted)"),
     re.compile(
         r"noticed that process|exiting improperly|lost communication|[Nn]ode failure|NODE FAIL"
-        r"|daemon failed to report back|Watchdog caught collective operation timeout"
+        r"|^ssh: |daemon failed to report back|Watchdog caught collective operation timeout"
         r"|No space left|task \d+: (Killed|Exited)|DUE TO (TIME LIMIT|NODE FAILURE)"
     ),
     re.compile(r"^(\w+\.)*\w*(Error|Exception)\b"),

@@ -22,13 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 SYSTEMS = ROOT / "systems"
 BENCHMARKS = ("resnet", "bert")
 
-# ssh notices a cut link first (6 s) and ends the job with a status; mpirun's own keep-alive (14 s)
+# ssh gives a node that is off a quarter of a minute, where TCP alone would wait for two. It
+# notices a cut link first (6 s) and ends the job with a status; mpirun's own keep-alive (14 s)
 # then ends what is left on the node that was cut off. Without the first, mpirun of Open MPI 5.0
 # ends with status 0; without the second it hangs for minutes.
 NOTICE_LOST_NODES = (
     "--mca",
     "plm_ssh_args",
-    "-o ServerAliveInterval=3 -o ServerAliveCountMax=2",
+    "-o ConnectTimeout=15 -o ServerAliveInterval=3 -o ServerAliveCountMax=2",
     *("--prtemca", "oob_tcp_keepalive_time", "8"),
     *("--prtemca", "oob_tcp_keepalive_intvl", "2"),
     *("--prtemca", "oob_tcp_keepalive_probes", "3"),

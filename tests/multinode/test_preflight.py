@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.preflight import STARTED
 from tests.multinode.cluster import NODES, Cluster, SharedKit
 
 pytestmark = pytest.mark.multinode
@@ -28,7 +29,7 @@ def test_four_hosts_are_looked_at(cluster: Cluster, shared_kit: SharedKit, launc
     checks = {check["name"]: check for check in document["checks"]}
     bad = [check for check in document["checks"] if check["verdict"] == "failed"]
     assert status == 0, bad
-    assert all(node in checks["ranks"]["found"] for node in NODES)
+    assert all(node in checks[STARTED]["found"] for node in NODES)
     assert any("all-reduce" in name for name in checks)
 
 
