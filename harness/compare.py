@@ -113,27 +113,34 @@ def write_text(sections: list[Section], options: argparse.Namespace) -> Iterator
     for section in sections:
         yield ""
         yield f"{NAMES[section.benchmark]} ({section.what})"
-        width = max(len(found.name) for found in section.differences)
+        width = max(len(_name(found)) for found in section.differences)
         yield f"  {'':{width}}  {'A':>13} {'B':>13}  {'change':>8}  verdict"
         for found in section.differences:
-            yield f"  {found.name:{width}}  {_write_difference(found, options.level)}"
+            yield f"  {_name(found):{width}}  {_write_difference(found, options.level)}"
         for note in section.notes:
             yield f"  note: {note}"
 
 
+def _name(found: Difference) -> str:
+    return found.name if found.unit == "/s" else f"{found.name} ({found.unit})"
+
+
 def _write_difference(found: Difference, level: float) -> str:
     first, second = found.means
-    line = f"{first:13,.4g} {second:13,.4g}  {found.change:+8.2%}  "
+    change = found.write_change(found.change)
+    line = f"{first:13,.4g} {second:13,.4g}  {change:>8}  "
     if first >= 1e4 or second >= 1e4:
-        line = f"{first:13,.0f} {second:13,.0f}  {found.change:+8.2%}  "
+        line = f"{first:13,.0f} {second:13,.0f}  {change:>8}  "
     if found.p is None or found.low is None or found.high is None or found.detectable is None:
         same = found.change == 0
         few = min(found.counts) < 2
         return line + ("the same" if same else "one value a side" if few else "no scatter")
     verdict = "real" if found.is_real(level) else "not shown"
-    line += f"{verdict}: {found.low:+.2%} to {found.high:+.2%}, p = {found.p:.2g}"
+    low, high = found.write_change(found.low), found.write_change(found.high)
+    line += f"{verdict}: {low} to {high}, p = {found.p:.2g}"
     if verdict == "not shown":
-        line += f"; {found.detectable:.1%} would be seen in four of five tries"
+        seen = found.write_change(found.detectable, digits=1).lstrip("+")
+        line += f"; {seen} would be seen in four of five tries"
     return line
 
 

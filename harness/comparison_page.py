@@ -61,7 +61,7 @@ def _write_body(sides: Sequence[Path], sections: Sequence[Section], level: float
                 continue
             verdict = "real" if found.is_real(level) else "not shown to be real"
             label = f"{NAMES[section.benchmark]}: {found.name}"
-            yield write_figure(f"{found.change:+.2%}", label, f"A to B, {verdict}")
+            yield write_figure(found.write_change(found.change), label, f"A to B, {verdict}")
     yield "</div>"
     for benchmark in BENCHMARKS:
         mine = [[probe for probe in side if probe.benchmark == benchmark] for side in probes]
@@ -110,29 +110,46 @@ def _picture_single_probes(benchmark: str, sides: list[list[Probe]]) -> Iterator
         for name, seconds in (("p10", one.p10), ("median", one.seconds), ("p90", one.p90))
     ]
     caption = "Steps: the median, and the tenth percentiles about it"
-    yield write_chart(draw_bars(steps, "step times"), caption)
+    by_side = [colour for colour, side in zip(COLOURS, sides, strict=False) for _ in side]
+    by_step = [colour for colour in by_side for _ in range(3)]
+    yield write_chart(draw_bars(steps, "step times", by_step), caption)
     rates = [(letter, one.batch / one.seconds, f"{one.batch / one.seconds:,.1f}/s")
              for letter, one in pairs]  # fmt: skip
-    yield write_chart(draw_bars(rates, "rates"), f"{UNITS[benchmark]} a second and rank")
+    picture = draw_bars(rates, "rates", by_side)
+    yield write_chart(picture, f"{UNITS[benchmark]} a second and rank")
 
 
 def _picture_runs(sides: list[list[RunTimes]]) -> Iterator[str]:
-    """Where the time of a mean run went, and rates over the time of every run."""
-    bars, series = [], []
+    """Where the time of a mean run went, and rates over the time of every run; the time to target
+    of every run where the logs time no evaluation, without which no rate over time is known."""
+    bars, colours, series = [], [], []
     for letter, colour, side in zip(LETTERS, COLOURS, sides, strict=False):
-        for name, seconds in (
-            ("training", fmean(run.seconds - run.evaluations_seconds for run in side)),
-            ("evaluation", fmean(run.evaluations_seconds for run in side)),
-        ):
+        timed = [run for run in side if run.evaluation_seconds is not None]
+        training = "training" if timed else "training and evaluation"
+        shares = [(training, fmean(run.seconds - run.evaluations_seconds for run in side))]
+        if timed:
+            shares.append(("evaluation", fmean(run.evaluations_seconds for run in timed)))
+        for name, seconds in shares:
             bars.append((f"{letter}, {name}", seconds, f"{seconds:.1f} s"))
+            colours.append(colour)
         points = [point for run in side for point in run.rates]
         names = [f"{letter} {run.file}" for run in side for _ in run.rates]
         if points:
             series.append(Series(letter, tuple(points), colour, names=tuple(names)))
-    yield write_chart(draw_bars(bars, "time of a run"), "Where the time of a mean run went")
+    picture = draw_bars(bars, "time of a run", colours)
+    yield write_chart(picture, "Where the time of a mean run went")
     if series:
         picture = draw_points(series, "minutes", "samples/s", log=False, title="rate over time")
         yield write_chart(picture, "Training rate between evaluations, over the time of each run")
+        return
+    minutes = [
+        Series(letter, tuple((float(n), m) for n, m in enumerate(reached, 1)), colour)
+        for letter, colour, side in zip(LETTERS, COLOURS, sides, strict=False)
+        if (reached := sorted(run.minutes for run in side if run.minutes is not None))
+    ]
+    if minutes:
+        picture = draw_points(minutes, "run", "minutes", log=False, title="time to target")
+        yield write_chart(picture, "Time to target of each run, the fastest first")
 
 
 def _write_section(section: Section, level: float) -> Iterator[str]:
@@ -143,12 +160,12 @@ def _write_section(section: Section, level: float) -> Iterator[str]:
 
 
 def _write_row(found: Difference, level: float) -> tuple[str, ...]:
-    unit = f" {found.unit}" if found.unit != "epochs or samples" else ""
-    means = (f"{mean:,.4g}{unit}" if mean < 1e4 else f"{mean:,.0f}{unit}" for mean in found.means)
-    ends = ("" if end is None else f"{end:+.2%}" for end in (found.low, found.high))
+    means = (f"{mean:,.4g}" if mean < 1e4 else f"{mean:,.0f}" for mean in found.means)
+    means = (f"{mean}{'' if found.unit.startswith('/') else ' '}{found.unit}" for mean in means)
+    ends = ("" if end is None else found.write_change(end) for end in (found.low, found.high))
     chance = "" if found.p is None else f"{found.p:.2g}"
     verdict = "real" if found.is_real(level) else "not shown"
-    return (found.name, *means, f"{found.change:+.2%}", *ends, chance, verdict)
+    return (found.name, *means, found.write_change(found.change), *ends, chance, verdict)
 
 
 def _list_probes(sides: list[list[Probe]]) -> Iterator[str]:

@@ -13,14 +13,17 @@ from harness.results import TOKEN
 
 SIZE_LIMIT_BYTES = 64 << 20
 DEMONSTRATION = "demonstration"
-# Names and units of what is compared, in the order of the table.
+POINTS = {"resnet": "epochs", "bert": "samples"}
+# Names and units of what is compared, in the order of the table; {points}: see POINTS.
 MEASURES = {
     "samples_per_second": ("training rate, evaluation excluded", "samples/s"),
     "evaluation_seconds": ("one evaluation", "s"),
     "first_interval_extra_seconds": ("first interval, longer than the later ones by", "s"),
     "minutes": ("time to target", "min"),
-    "converged_at": ("converged at", "epochs or samples"),
+    "converged_at": ("converged at", "{points}"),
 }
+# Measures that may lie about 0, so that their change is given in the unit.
+ABOUT_ZERO = {"first_interval_extra_seconds"}
 
 
 @dataclass(frozen=True)

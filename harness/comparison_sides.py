@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.commands import InputError
-from harness.comparison_runs import MEASURES, RunTimes, list_logs, read_run
+from harness.comparison_runs import ABOUT_ZERO, MEASURES, POINTS, RunTimes, list_logs, read_run
 from harness.comparison_statistics import Difference, compare_medians, compare_values
 from harness.prediction_step import Probe, read_probe
 
@@ -132,12 +132,14 @@ def _compare_runs(benchmark: str, sides: list[list[RunTimes]], level: float) -> 
         first, second = (
             [value for run in side if (value := getattr(run, key)) is not None] for side in sides
         )
-        found = compare_values(name, unit, first, second, level)
+        unit = unit.format(points=POINTS[benchmark])
+        found = compare_values(name, unit, first, second, level, key in ABOUT_ZERO)
         if found is not None:
             differences.append(found)
     batches = [sorted({run.global_batch_size for run in side}) for side in sides]
     if batches[0] != batches[1]:
-        notes.append(f"global batches differ: {batches[0]} and {batches[1]}")
+        words = " and ".join(", ".join(map(str, side)) for side in batches)
+        notes.append(f"the global batches differ: {words}")
     missed = [sum(run.minutes is None for run in side) for side in sides]
     if any(missed):
         notes.append(f"runs that missed the target: {missed[0]} and {missed[1]}")

@@ -19,9 +19,10 @@ POWER = 0.8
 class Difference:
     """A quantity on two sides, and what the change is worth.
 
-    change, low, high, detectable: relative to the first mean; low, high: ends of the confidence
-    interval; p: two-sided, of a change as large by chance; detectable: the smallest change that
-    would have been shown in four of five tries. The last four are None without scatter to judge by.
+    change, low, high, detectable: relative to the first mean, or in the unit where absolute; low,
+    high: ends of the confidence interval; p: two-sided, of a change as large by chance; detectable:
+    the smallest change that would have been shown in four of five tries. All but change are None
+    without scatter to judge by.
     """
 
     name: str
@@ -33,6 +34,11 @@ class Difference:
     high: float | None
     p: float | None
     detectable: float | None
+    absolute: bool = False
+
+    def write_change(self, value: float, digits: int = 2) -> str:
+        """A change for people: in percent, or in the unit where absolute."""
+        return f"{value:+.3g} {self.unit}" if self.absolute else f"{value:+.{digits}%}"
 
     def is_real(self, level: float) -> bool:
         """True where chance alone would show such a change in fewer than `level` of cases."""
@@ -40,18 +46,21 @@ class Difference:
 
 
 def compare_values(
-    name: str, unit: str, first: Sequence[float], second: Sequence[float], level: float
-) -> Difference | None:
-    """Welch's test of two sets of runs; None where a side has no value or the first mean is 0.
+    name: str, unit: str, first: Sequence[float], second: Sequence[float], level: float,
+    absolute: bool = False,
+) -> Difference | None:  # fmt: skip
+    """Welch's test of two sets of runs; None where a side has no value, or where the first mean is
+    0 and the change relative to it.
 
-    level: of significance, for the interval. Source: B. L. Welch, Biometrika 34 (1947).
+    level: of significance, for the interval; absolute: changes in the unit, for quantities about 0.
+    Source: B. L. Welch, Biometrika 34 (1947).
     """
-    if not first or not second or fmean(first) == 0:
+    if not first or not second or (fmean(first) == 0 and not absolute):
         return None
     counts = (len(first), len(second))
     means = (fmean(first), fmean(second))
     if min(counts) < 2:
-        return _judge(name, unit, counts, means, None, 0.0, level)
+        return _judge(name, unit, counts, means, None, 0.0, level, absolute)
     shares = (variance(first) / counts[0], variance(second) / counts[1])
     error = math.sqrt(sum(shares))
     degrees = math.inf
@@ -59,7 +68,7 @@ def compare_values(
         degrees = sum(shares) ** 2 / sum(
             share**2 / (count - 1) for share, count in zip(shares, counts, strict=True)
         )
-    return _judge(name, unit, counts, means, error, degrees, level)
+    return _judge(name, unit, counts, means, error, degrees, level, absolute)
 
 
 def compare_medians(
@@ -89,18 +98,19 @@ def _judge(
     error: float | None,
     degrees: float,
     level: float,
+    absolute: bool = False,
 ) -> Difference:
-    base = abs(means[0])
+    base = 1.0 if absolute else abs(means[0])
     difference = means[1] - means[0]
     change = difference / base
     # Rounding leaves a trace of scatter on equal values.
     if error is None or error <= 1e-12 * max(abs(mean) for mean in means):
-        return Difference(name, unit, counts, means, change, None, None, None, None)
+        return Difference(name, unit, counts, means, change, None, None, None, None, absolute)
     reach = quantile(1 - level / 2, degrees) * error
     p = 2 * survive(abs(difference) / error, degrees)
     detectable = (quantile(1 - level / 2, degrees) + quantile(POWER, degrees)) * error / base
     low, high = (difference - reach) / base, (difference + reach) / base
-    return Difference(name, unit, counts, means, change, low, high, p, detectable)
+    return Difference(name, unit, counts, means, change, low, high, p, detectable, absolute)
 
 
 def quantile(share: float, degrees: float) -> float:

@@ -52,7 +52,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(
         prog="python -m harness.predict",
         description="Predict R, B and the score of a system file from measured rates of one rank. "
-        "`python -m harness.predict validate` checks the model against published results.",
+        "`python -m harness.predict validate` checks the model against published results. "
+        "docs/prediction.md: the model, its constants, and where it fails.",
+        epilog="For a second probe at another batch size, copy the configuration and change its "
+        "local_batch_size. A probe of all ranks of a system (python -m harness.launch --probe) "
+        "serves too: its step without exchange is what one rank's would be. For the input's rate "
+        "of one rank see `python -m resnet.data throughput`. A demonstration has no reference "
+        "points, and nobody knows when it converges: the band covers its whole schedule, unless "
+        "--runs-from names results of it; its ranks share one machine's cores, which is counted: "
+        "probe it with OMP_NUM_THREADS=1, as its ranks run.",
     )
     parser.add_argument("--system", required=True, help="a name in systems/, or a system file")
     _add_rates(parser)
@@ -129,11 +137,13 @@ def positive(option: str) -> Callable[[str], float]:
 
 
 def count(option: str) -> Callable[[str], int]:
-    """A converter of an option's text to a whole number from 1 on."""
+    """A converter of an option's text to a whole number of one to nine digits, not 0."""
 
     def convert(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not 1 <= int(text[:12]) < 1e9:
-            raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, is '{text}'")
+        if not text.isascii() or not text.isdigit() or not 1 <= int(text[:12]) <= 999_999_999:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number from 1 to 999999999, is '{text}'"
+            )
         return int(text)
 
     convert.__name__ = option
@@ -180,8 +190,9 @@ def _parse_validation(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--picture", type=Path, metavar="FILE.svg", help="write the picture")
     parser.add_argument(
-        "--document", type=Path, metavar="FILE.md",
-        help="replace the generated part of docs/prediction.md, between its two markers",
+        "--document", type=Path, metavar="FILE.md", nargs="+", default=[],
+        help="replace the generated parts between the markers of docs/prediction.md and "
+        "docs/prediction_validation.md",
     )  # fmt: skip
     return parser.parse_args(arguments)
 

@@ -108,7 +108,8 @@ def _place_step(
 
 
 def _check_devices(system: System, given: Inputs, notes: list[str]) -> None:
-    """Refuse probes of two devices, or of a CPU for a system of GPUs; note other threads."""
+    """Refuse probes of two devices, or of a CPU for a system of GPUs; note other threads, and a
+    GPU that is not the one the system file expects."""
     devices = {probe.device: probe.file for probe in given.probes}
     if len(devices) > 1:
         words = " and ".join(f"{file} on '{device}'" for device, file in devices.items())
@@ -125,6 +126,11 @@ def _check_devices(system: System, given: Inputs, notes: list[str]) -> None:
             raise InputError(
                 f"{file} was measured on '{device}', but {system.name} has GPUs: run the probe "
                 "on one of them"
+            )
+        elif system.expected.gpu and device != system.expected.gpu:
+            notes.append(
+                f"{file} was measured on '{device}', while {system.name} expects "
+                f"'{system.expected.gpu}' ([expected] gpu)"
             )
 
 

@@ -22,6 +22,9 @@ from harness.prediction_references import Reference
 from harness.prediction_time import Terms
 from harness.systems import System
 
+# A band that is less wider than this, in percent, is not worth a measurement.
+LEAST_WIDENING = 1.0
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -84,28 +87,35 @@ def _say_what_widens(
     job, notes = settings.job, []
     letter = LETTERS[job.benchmark]
 
-    def narrowed(changed: Assumptions) -> float:
-        _, low, high = take_band(simulate(job, changed, convergence, reference, seed).minutes)
-        return max(0.0, 1 - (high - low) / width) if width else 0.0
+    def widened(known: Assumptions) -> str:
+        other = simulate(job, known, convergence, reference, seed)
+        _, low, high = take_band(other.minutes)
+        share = 100 * (width / (high - low) - 1) if high > low else 0.0
+        return f"{share:.0f} % wider" if share >= LEAST_WIDENING else "hardly wider"
 
     gigabits, overhead = assumed.network_gigabits, assumed.overhead_samples
     unstated = gigabits.low < gigabits.high and assumed.measured_network_bytes_per_second is None
     if job.nodes > 1 and unstated:
-        share = narrowed(replace(assumed, network_gigabits=Uncertain.known(gigabits.middle)))
+        wider = widened(replace(assumed, network_gigabits=Uncertain.known(gigabits.middle)))
         notes.append(
-            f"network not stated: between {gigabits.low:g} and {gigabits.high:g} Gbit/s a node; "
-            f"--network-gigabits-per-node would narrow the band of {letter} by {100 * share:.0f} %"
+            f"network not stated, taken as {gigabits.low:g} to {gigabits.high:g} Gbit/s a node: "
+            f"the band of {letter} is {wider} for it; state --network-gigabits-per-node"
         )
     if overhead.low < overhead.high:
-        share = narrowed(replace(assumed, overhead_samples=Uncertain.known(overhead.middle)))
+        wider = widened(replace(assumed, overhead_samples=Uncertain.known(overhead.middle)))
         notes.append(
-            f"one batch size only: a second probe would narrow the band of {letter} by "
-            f"{100 * share:.0f} %, and that of every other batch more"
+            f"one batch size only: the band of {letter} is {wider} than with a second probe; the "
+            "further a batch lies from the measured one, the wider"
         )
     if assumed.evaluation_per_second is None:
         low, high = assumed.evaluation_ratio.low, assumed.evaluation_ratio.high
         notes.append(
-            f"evaluation not measured: {low:g} to {high:g} times the training rate; state "
-            f"--{UNITS[job.benchmark]}-evaluated-per-second"
+            f"evaluation not measured, taken as {low:g} to {high:g} times as fast as training; "
+            f"state --{UNITS[job.benchmark]}-evaluated-per-second"
+        )
+    if assumed.input_per_second is None:
+        notes.append(
+            "input not measured, taken as never waited for; state "
+            f"--{UNITS[job.benchmark]}-read-per-second"
         )
     return notes

@@ -98,6 +98,8 @@ def choose_convergence(
 
 def read_points(folder: Path, benchmark: str) -> list[float]:
     """Where the runs of a results folder converged. Raises InputError where it holds none."""
+    if not folder.is_dir():
+        raise InputError(f"--runs-from {folder}: no such folder")
     points = []
     for log in sorted((folder / benchmark).glob("result_*.txt")):
         end = read_end(log)

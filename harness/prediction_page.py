@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
-from dataclasses import fields, replace
-from html import escape
+from dataclasses import replace
 
 import numpy as np
 
-from harness.page import DEMONSTRATION, write_chart, write_document, write_figure, write_table
+from harness.page import (
+    DEMONSTRATION,
+    write_chart,
+    write_document,
+    write_figure,
+    write_table,
+    write_words,
+)
 from harness.prediction_advice import list_changes
-from harness.prediction_campaign import compute_expected
+from harness.prediction_campaign import BAND, compute_expected
 from harness.prediction_forecast import Forecast
 from harness.prediction_inputs import LETTERS, UNITS
 from harness.prediction_pictures import (
@@ -24,8 +31,7 @@ from harness.prediction_pictures import (
     draw_points,
 )
 from harness.prediction_published import load_published_results
-from harness.prediction_report import NAMES, combine_scores
-from harness.prediction_time import TERM_NAMES, Terms
+from harness.prediction_report import NAMES, combine_scores, list_facts, list_terms
 from harness.systems import System
 
 NODES = (1, 2, 4, 8, 16)
@@ -39,10 +45,11 @@ def write_page(system: System, forecasts: dict[str, Forecast]) -> str:
 def _write_body(system: System, forecasts: dict[str, Forecast]) -> Iterator[str]:
     if system.campaign.profile == "demo":
         yield DEMONSTRATION
-    yield f"<h1>Prediction for {escape(system.name)}</h1>"
+    yield f"<h1>Prediction for {write_words(system.name)}</h1>"
     yield (
         f"<p>{system.nodes.count} nodes of {system.nodes.ranks_per_node} ranks. Nothing here was "
-        "measured on several nodes: it follows from the training step of one rank.</p>"
+        "measured on several nodes: it follows from the training step of one rank. Below each "
+        f"figure stands its band, {BAND[0]:g} to {BAND[1]:g} % of simulated campaigns.</p>"
     )
     yield '<div class="figures">'
     score = combine_scores(forecasts)
@@ -62,30 +69,38 @@ def _write_band(label: str, value: float, band: tuple[float, ...], unit: str) ->
 
 def _write_benchmark(system: System, found: Forecast) -> Iterator[str]:
     name = NAMES[found.benchmark]
-    yield f'<section id="{found.benchmark}"><h2>{name}</h2><div class="charts">'
-    total = found.terms.total
-    rows = [
-        (TERM_NAMES[field.name], seconds, f"{seconds:.1f} s, {100 * seconds / total:.1f} %")
-        for field in fields(Terms)
-        if (seconds := getattr(found.terms, field.name)) > 0
-    ]
-    yield write_chart(draw_bars(rows, "time by term"), "Where the time of one run goes")
-    minutes = found.campaigns.minutes
-    valid = minutes[~np.isnan(minutes)]
-    label = f"{LETTERS[found.benchmark]}, minutes"
-    yield write_chart(
-        draw_histogram(valid, found.band, label, "simulated campaigns"),
-        f"{len(valid):,} simulated campaigns; in colour, the band",
-    )
-    if not system.nodes.one_machine:
+    yield f'<section id="{found.benchmark}"><h2>{name}</h2>'
+    yield from (f"<p>{write_words(fact[0].upper() + fact[1:])}.</p>" for fact in list_facts(found))
+    bars, spread = _picture_terms(found), _picture_spread(found)
+    yield '<div class="charts">'
+    if system.nodes.one_machine:
+        yield bars + spread
+    else:
+        yield f"<div>{bars}{spread}</div>"
         yield write_chart(
             draw_scaling(found), "This rate and global batch on more or fewer nodes, and what was "
             "published (point at a mark for its name)",
         )  # fmt: skip
     yield "</div>"
     yield from _write_changes(found)
-    yield from (f"<p>Note: {escape(note)}.</p>" for note in found.notes)
+    yield from (f'<p class="soft">Note: {write_words(note)}.</p>' for note in found.notes)
     yield "</section>"
+
+
+def _picture_terms(found: Forecast) -> str:
+    rows = [
+        (name, seconds, f"{seconds:.1f} s, {100 * share:.1f} %")
+        for name, seconds, share in list_terms(found)
+    ]
+    return write_chart(draw_bars(rows, "time by term"), "Where the time of one run goes")
+
+
+def _picture_spread(found: Forecast) -> str:
+    minutes = found.campaigns.minutes
+    valid = minutes[~np.isnan(minutes)]
+    label = f"{LETTERS[found.benchmark]}, minutes"
+    picture = draw_histogram(valid, found.band, label, "simulated campaigns")
+    return write_chart(picture, f"{len(valid):,} simulated campaigns; in blue, the band")
 
 
 def _write_changes(found: Forecast) -> Iterator[str]:
@@ -110,13 +125,17 @@ def draw_scaling(found: Forecast) -> str:
             terms = compute_expected(other, found.assumed, found.campaigns.point)
             curve.append((float(other.ranks), terms.total / 60))
     rows = [row for row in load_published_results() if row.benchmark == job.benchmark]
-    colours = (*COLOURS[2:], GRAY)
+    # One accelerator has one colour in both benchmarks' pictures.
+    known = sorted({row.accelerator for row in load_published_results()})
+    colours = dict(zip(known, itertools.cycle((GRAY, *COLOURS[2:])), strict=False))
     series = []
-    for number, name in enumerate(sorted({row.accelerator for row in rows})):
+    for name in known:
         mine = [row for row in rows if row.accelerator == name]
+        if not mine:
+            continue
         points = tuple((float(row.accelerators), row.minutes) for row in mine)
         names = tuple(f"{r.round} {r.submitter} {r.system}: {r.minutes:.2f} min" for r in mine)
-        series.append(Series(name, points, colours[number % len(colours)], names=names))
+        series.append(Series(name, points, colours[name], names=names))
     series.append(Series("this rate", tuple(curve), BLUE, joined=True))
     here = ((float(job.ranks), found.minutes),)
     series.append(Series("this system", here, ORANGE))

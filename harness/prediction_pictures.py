@@ -94,26 +94,33 @@ def _draw_axes(x_axis: Axis, y_axis: Axis, x_label: str, y_label: str) -> list[s
     for tick in x_axis.list_ticks():
         x = x_axis.place(tick)
         parts.append(f'<path d="M{x:.1f} {TOP}V{bottom}" stroke="{LINE}"/>')
-        parts.append(_write(x, bottom + 14, f"{tick:g}", "middle"))
+        parts.append(_write(x, bottom + 14, _write_tick(tick), "middle"))
     for tick in y_axis.list_ticks():
         y = y_axis.place(tick)
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="{LINE}"/>')
-        parts.append(_write(LEFT - 6, y + 4, f"{tick:g}", "end"))
+        parts.append(_write(LEFT - 6, y + 4, _write_tick(tick), "end"))
     parts.append(_write((LEFT + WIDTH - RIGHT) / 2, bottom + 32, x_label, "middle"))
     turned = f' transform="rotate(-90 14 {middle:.0f})"'
     parts.append(_write(14, middle, y_label, "middle", turned))
     return parts
 
 
-def draw_bars(rows: Sequence[tuple[str, float, str]], title: str) -> str:
-    """Horizontal bars, one a row: (label, value, text beside it)."""
+def _write_tick(value: float) -> str:
+    """A tick's text, short enough for the margin."""
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:g}"
+
+
+def draw_bars(
+    rows: Sequence[tuple[str, float, str]], title: str, colours: Sequence[str] = COLOURS
+) -> str:
+    """Horizontal bars, one a row: (label, value, text beside it); colours in turn."""
     height, label_width = 26, 250
     most = max(value for _, value, _ in rows) or 1.0
     parts = []
     for number, (label, value, text) in enumerate(rows):
         y = 8 + number * height
         length = (WIDTH - label_width - 120) * value / most
-        colour = COLOURS[number % len(COLOURS)]
+        colour = colours[number % len(colours)]
         parts.append(_write(label_width - 8, y + 14, label, "end"))
         parts.append(
             f'<rect x="{label_width}" y="{y + 2}" width="{max(length, 0.5):.1f}" '
@@ -124,10 +131,11 @@ def draw_bars(rows: Sequence[tuple[str, float, str]], title: str) -> str:
 
 
 def draw_histogram(values: np.ndarray, band: tuple[float, float], label: str, title: str) -> str:
-    """How often each value was simulated; the band in colour."""
+    """How often each value was simulated, half as tall as a chart; the band in blue."""
+    height = HEIGHT // 2 + BOTTOM
     counts, edges = np.histogram(values, bins=48, range=_trim(values))
     x_axis = Axis(edges.tolist(), LEFT, WIDTH - RIGHT, log=False)
-    bottom, most = HEIGHT - BOTTOM, max(int(counts.max()), 1)
+    bottom, most = height - BOTTOM, max(int(counts.max()), 1)
     parts = []
     for tick in x_axis.list_ticks():
         parts.append(_write(x_axis.place(tick), bottom + 14, f"{tick:g}", "middle"))
@@ -141,7 +149,7 @@ def draw_histogram(values: np.ndarray, band: tuple[float, float], label: str, ti
         )
     parts.append(f'<path d="M{LEFT} {bottom}H{WIDTH - RIGHT}" stroke="{SOFT}"/>')
     parts.append(_write((LEFT + WIDTH - RIGHT) / 2, bottom + 32, label, "middle"))
-    return _wrap(parts, [], title)
+    return _wrap(parts, [], title, height=height)
 
 
 def _trim(values: np.ndarray) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from harness.systems import System
 
 NAMES = {"resnet": "ResNet-50", "bert": "BERT-large"}
 CHANGES_SHOWN = 5
+LEAST_SECONDS = 0.005
 
 
 def combine_scores(forecasts: dict[str, Forecast]) -> tuple[float, float, float] | None:
@@ -82,8 +83,8 @@ def _describe_one(found: Forecast) -> dict[str, Any]:
 def write_text(system: System, forecasts: dict[str, Forecast]) -> Iterator[str]:
     """The same for people, line by line."""
     yield (
-        f"{system.name}: {system.nodes.count} nodes x {system.nodes.ranks_per_node} ranks; rates "
-        "are of the training step of one rank (GPU)"
+        f"{system.name}: {system.nodes.count} nodes x {system.nodes.ranks_per_node} ranks, "
+        "predicted from the training step of one rank"
     )
     if system.campaign.profile == "demo":
         yield "A DEMONSTRATION: minutes of small models on made data, no prediction of a result"
@@ -107,31 +108,47 @@ def write_point(point: float) -> str:
     return f"{point:,.0f}" if point >= 1000 else f"{point:.2f}"
 
 
-def _write_one(found: Forecast) -> Iterator[str]:
+def list_facts(found: Forecast) -> Iterator[str]:
+    """What a benchmark's prediction rests on, and when it converges: a sentence each."""
     job, campaigns = found.settings.job, found.campaigns
     unit, points = UNITS[job.benchmark], POINTS[job.benchmark]
     rate = found.assumed.measured_batch / found.assumed.measured_seconds
+    batch = found.assumed.measured_batch
     yield (
-        f"{NAMES[job.benchmark]}: {rate:,.1f} {unit}/s a rank, {found.settings.local_samples} "
-        f"{unit} a rank in a step, global batch {job.global_batch_size:,} ({found.settings.file})"
+        f"training step of one rank: {rate:,.1f} {unit}/s at {batch:g} {unit}; a rank has "
+        f"{found.settings.local_samples} in a step, global batch {job.global_batch_size:,} "
+        f"({found.settings.file})"
     )
     yield (
-        f"  converges at {write_point(campaigns.point)} {points} on average "
-        f"({found.convergence.source}); {100 * campaigns.run_failure:.1f} % of runs and "
+        f"converges at {write_point(campaigns.point)} {points} on average; source: "
+        f"{found.convergence.source}"
+    )
+    yield (
+        f"{100 * campaigns.run_failure:.1f} % of runs and "
         f"{100 * campaigns.campaign_failure:.2f} % of campaigns fail"
     )
     if found.reference is not None and campaigns.rcp_pass is not None:
         yield (
-            f"  RCP mean {write_point(found.reference.mean)} {points}: the convergence test passes "
+            f"RCP mean {write_point(found.reference.mean)} {points}: the convergence test passes "
             f"in {100 * campaigns.rcp_pass:.0f} % of campaigns; scaled by it "
             f"{LETTERS[job.benchmark]} = {found.normalized_minutes:.3f} min"
         )
-    total = found.terms.total
-    for field in fields(Terms):
-        seconds = getattr(found.terms, field.name)
-        if seconds > 0:
-            name = TERM_NAMES[field.name]
-            yield f"  {seconds:9.2f} s  {100 * seconds / total:5.1f} %  {name}"
+
+
+def list_terms(found: Forecast) -> list[tuple[str, float, float]]:
+    """(name, seconds, share) of every term of a run that takes time worth showing."""
+    return [
+        (TERM_NAMES[field.name], seconds, seconds / found.terms.total)
+        for field in fields(Terms)
+        if (seconds := getattr(found.terms, field.name)) >= LEAST_SECONDS
+    ]
+
+
+def _write_one(found: Forecast) -> Iterator[str]:
+    yield NAMES[found.benchmark]
+    yield from (f"  {fact}" for fact in list_facts(found))
+    for name, seconds, share in list_terms(found):
+        yield f"  {seconds:9.2f} s  {100 * share:5.1f} %  {name}"
     changes = list_changes(found)[:CHANGES_SHOWN]
     if changes:
         yield "  next best changes:"

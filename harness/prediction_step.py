@@ -123,7 +123,7 @@ def _take_number(table: dict[str, Any], key: str, where: str) -> float:
     # An int may be too long for a float; a NaN compares as false.
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e15:
         return float(value)
-    shown = repr(value) if not isinstance(value, int) else "out of range"
+    shown = "out of range" if isinstance(value, int) and abs(value) >= 10**15 else repr(value)
     raise InputError(f"{where}: '{key}' must be a positive number, is {shown[:40]}")
 
 

@@ -1,4 +1,5 @@
-"""The validation as a table for docs/prediction.md, as JSON, and as a picture."""
+"""The validation as tables for docs/prediction.md and docs/prediction_validation.md, as JSON, and
+as a picture."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from harness.prediction_validation import (
 )
 from harness.prediction_variation import vary_anchors
 
-BEGIN = "<!-- begin: python -m harness.predict validate -->"
+# The markers of a document's generated parts; the first with a part's name.
+BEGIN = "<!-- begin: python -m harness.predict validate, {part} -->"
 END = "<!-- end -->"
 # What the validation must reach, as fractions.
 MEAN_LIMIT, LARGEST_LIMIT, BIAS_LIMIT, LEAST_ROWS = 0.04, 0.12, 0.01, 20
@@ -44,12 +46,13 @@ def write_validation(options: argparse.Namespace) -> int:
             raise InputError(f"--picture {options.picture}: must end in .svg, the format written")
         with write_atomically(options.picture) as file:
             file.write(draw_errors(groups))
-    if options.document is not None:
-        replace_generated(options.document, write_markdown(groups))
+    parts = write_parts(groups)
+    for document in options.document:
+        replace_generated(document, parts)
     if options.json:
         print(json.dumps(describe_validation(groups), indent=1))
     else:
-        print(write_markdown(groups))
+        print("\n\n".join(parts.values()))
     return GOOD if is_good(judge(groups)) else NOT_GOOD
 
 
@@ -110,19 +113,16 @@ def list_platforms() -> list[str]:
     return list(dict.fromkeys(comparison.result.platform for comparison in compare_all()))
 
 
-def write_markdown(groups: dict[str, list[Comparison]]) -> str:
-    """The generated part of docs/prediction.md."""
-    return "\n".join(
-        [
-            *_write_statistics(groups),
-            "",
-            *_write_fits(),
-            "",
-            *_write_variations(),
-            "",
-            *_write_rows(groups),
-        ]
-    )
+def write_parts(groups: dict[str, list[Comparison]]) -> dict[str, str]:
+    """The generated parts of the documents, by name, as Markdown."""
+    judged = GROUPS[0]
+    others = {name: rows for name, rows in groups.items() if name != judged}
+    details = [*_write_fits(), "", *_write_variations(), "", *_write_rows(others)]
+    return {
+        "summary": "\n".join(_write_statistics(groups)),
+        judged: "\n".join(_write_rows({judged: groups[judged]})),
+        "details": "\n".join(details),
+    }
 
 
 def _write_statistics(groups: dict[str, list[Comparison]]) -> Iterator[str]:
@@ -203,15 +203,20 @@ def _shorten(system: str) -> str:
     return system if len(system) <= 34 else f"{system[:16]}..{system[-16:]}"
 
 
-def replace_generated(document: Path, text: str) -> None:
-    """Put `text` between the markers of a document. Raises InputError where they are missing."""
-    old = document.read_text(encoding="utf-8")
-    before, begin, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise InputError(f"{document}: must hold the lines '{BEGIN}' and '{END}'")
+def replace_generated(document: Path, parts: dict[str, str]) -> None:
+    """Put those parts that a document has markers for between them. Raises InputError where it has
+    none, or one without its end."""
+    text = document.read_text(encoding="utf-8")
+    markers = {part: BEGIN.format(part=part) for part in parts}
+    present = [part for part, marker in markers.items() if marker in text]
+    for part in present or list(parts)[:1]:
+        before, begin, rest = text.partition(markers[part])
+        _, end, after = rest.partition(END)
+        if not begin or not end:
+            raise InputError(f"{document}: must hold the lines '{markers[part]}' and '{END}'")
+        text = f"{before}{begin}\n{parts[part]}\n{end}{after}"
     with write_atomically(document) as file:
-        file.write(f"{before}{BEGIN}\n{text}\n{END}{after}")
+        file.write(text)
 
 
 def draw_errors(groups: dict[str, list[Comparison]]) -> str:

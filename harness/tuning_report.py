@@ -68,6 +68,8 @@ def _write_verdict(decision: Decision, one: Outcome) -> str:
         return f"{one.verdict}{said}"
     if one.verdict == "failed":
         return f"present, failed{said}"
+    if not one.rates:
+        return "present, not tried"
     return "present, replaced" if decision.changed else "present, kept"
 
 
@@ -153,9 +155,9 @@ def _write_body(search: Search) -> Iterator[str]:
         kept = next((one for one in decision.candidates if one.verdict == "kept"), None)
         if decision.knob.candidates:
             label = f"{NAMES[decision.knob.benchmark]}, {decision.knob.name}"
-            value = "as it is" if kept is None or kept.change is None else f"{kept.change:+.1%}"
-            below = "time a sample" if kept else decision.knob.describe(decision.chosen)
-            yield write_figure(value, label, below)
+            timed = kept is not None and kept.change is not None
+            below = "time a sample" if timed else decision.knob.describe(decision.chosen)
+            yield write_figure(_name_outcome(decision, kept), label, below)
     yield "</div>"
     for decision in search.decisions:
         if any(one.rates for one in (decision.present, *decision.candidates)):
@@ -165,6 +167,17 @@ def _write_body(search: Search) -> Iterator[str]:
     yield "<h3>Not searched</h3>"
     yield from write_table(("benchmark", "key", "why"), LEFT_ALONE)
     yield "</section>"
+
+
+def _name_outcome(decision: Decision, kept: Outcome | None) -> str:
+    """What a knob's search came to, in a word; kept: the value that takes the present one's place,
+    whose gain is not known where the present one did not run."""
+    if kept is not None:
+        return "replaced" if kept.change is None else f"{kept.change:+.1%}"
+    verdicts = {one.verdict for one in decision.candidates}
+    if verdicts & {"slower", "no difference seen"}:
+        return "as it is"
+    return next((word for word in ("unfinished", "failed") if word in verdicts), "not tried")
 
 
 def _write_knob(search: Search, decision: Decision) -> Iterator[str]:

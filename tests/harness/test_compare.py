@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,34 @@ def test_the_page_of_two_results_folders(tmp_path: Path):
     assert "DEMONSTRATION" not in text
     assert "Where the time of a mean run went" in text
     assert "Training rate between evaluations" in text
+
+
+def test_a_measure_about_zero_changes_in_its_unit(tmp_path: Path, capsys: Any):
+    for side, firsts in (("a", (-1.0, -1.1, -1.2)), ("b", (2.0, 2.1, 2.2))):
+        for number, first in enumerate(firsts):
+            events = make_events("resnet", 0.02, 4, first=first)
+            write_log(tmp_path / side / "resnet" / f"result_{number}.txt", events)
+    sides = (tmp_path / "a", tmp_path / "b")
+    compare.main([*map(str, sides)])
+    text = capsys.readouterr().out
+    assert re.search(r"later ones by \(s\) +-1\.1 +2\.1 +\+3\.2 s  real: \+2\.\d+ s to", text)
+    assert "converged at (epochs)" in text and "one evaluation (s)" in text
+    found = compare_json(capsys, 1, *sides)["benchmarks"]["resnet"]["measures"]
+    changes = {one["name"]: one["change"] for one in found if one["absolute"]}
+    assert list(changes.values()) == [pytest.approx(3.2)]
+
+
+def test_runs_whose_logs_time_no_evaluation_are_not_said_to_evaluate_in_no_time(tmp_path: Path):
+    for side, pace in (("a", 10.0), ("b", 11.0)):
+        untimed = ("eval_start", "eval_stop")
+        events = [event for event in make_events("bert", pace, 4) if event[0] not in untimed]
+        for number in range(2):
+            write_log(tmp_path / side / "bert" / f"result_{number}.txt", events)
+    page = tmp_path / "page.html"
+    compare.main([str(tmp_path / "a"), str(tmp_path / "b"), "--report", str(page)])
+    text = read_page(page)
+    assert "A, training and evaluation" in text and ">A, evaluation<" not in text
+    assert "Time to target of each run" in text and "Training rate between" not in text
 
 
 def test_rates_over_time_leave_evaluation_and_the_first_interval_apart(tmp_path: Path):

@@ -128,10 +128,19 @@ def test_two_probes_predict_any_batch_and_one_says_what_it_lacks(capsys, tmp_pat
     one = predict_json(capsys, "--system", H200, "--resnet-probe", files[1])
     notes = " ".join(one["benchmarks"]["resnet"]["notes"])
     assert "one probe only, at 408 images" in notes
-    narrower = re.search(r"second probe would narrow the band of R by (\d+) %", notes)
-    assert narrower is not None and int(narrower[1]) >= 10
+    wider = re.search(r"the band of R is (\d+) % wider than with a second probe", notes)
+    assert wider is not None and int(wider[1]) >= 10
     low, high = two["R_band"]
     assert high - low < one["R_band"][1] - one["R_band"][0]
+    # At its own batch one probe is as good as two.
+    there = write_probes(tmp_path, (102, 0.0162))
+    notes = " ".join(
+        predict_json(capsys, "--system", H200, "--resnet-probe", *there)["benchmarks"]["resnet"][
+            "notes"
+        ]
+    )
+    assert "the band of R is hardly wider than with a second probe" in notes
+    assert "input not measured, taken as never waited for" in notes
 
 
 def test_an_unsteady_probe_widens_the_band(capsys, tmp_path: Path):
@@ -152,6 +161,7 @@ def test_a_rate_above_all_published_ones_and_an_unknown_gpu_are_noted(capsys, tm
     other = predict_json(capsys, "--system", H200, "--resnet-probe", *files)
     notes = " ".join(other["benchmarks"]["resnet"]["notes"])
     assert "no published result of this benchmark on 'Frobnicator 9'" in notes
+    assert f"measured on 'Frobnicator 9', while {H200} expects 'NVIDIA H200'" in notes
 
 
 def test_a_longer_schedule_than_published_is_noted(capsys, tmp_path: Path):
@@ -257,7 +267,8 @@ def test_earlier_runs_say_where_a_demonstration_converges(demo: Path, capsys, tm
         (["--system", H200, "--resnet-probe", "a", "b", "c"], "one or two files"),
         (["--system", "nowhere", *RATES], "no system 'nowhere'"),
         (["--system", H200, "--resnet-probe", "no.json"], "no.json: no such file"),
-        (["--system", H200, *RATES, "--runs-from", "nowhere"], "no finished run"),
+        (["--system", H200, *RATES, "--runs-from", "nowhere"], "nowhere: no such folder"),
+        (["--system", H200, *RATES, "--runs-from", "docs"], "no finished run"),
         (["--system", H200, *RATES, "--resnet-epochs", "50"], "last evaluation is at 39 epochs"),
         (["--system", H200, *RATES, "--report", "/nowhere/x.html"], "/nowhere/x.html: no such"),
         (["validate", "--picture", "x.png"], "must end in .svg"),
@@ -406,6 +417,10 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path: Path, capsys):
     assert text.count("<svg") == 6 and text.rstrip().endswith("</html>")
     assert "script" not in text and "style=" not in text
     assert not re.search(r'(?:src|href)="', text)
+    assert "Training step of one rank" in text and "RCP mean" in text
+    # An accelerator has one colour in the pictures of both benchmarks.
+    entry = r'fill="(#\w+)"/>\n<text [^>]*>H200-SXM-141GB<'
+    assert len(set(re.findall(entry, text))) == 1 and len(re.findall(entry, text)) == 2
     assert capsys.readouterr().out.count("R = ") >= 1
 
 

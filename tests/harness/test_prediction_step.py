@@ -89,8 +89,8 @@ STEP = {"median": 0.015, "p10": 0.014, "p90": 0.016}
         ({"step_seconds": STEP | {"median": float("nan")}}, "'median' must be a positive number"),
         ({"step_seconds": STEP | {"median": 0.02}}, "grow from p10"),
         ({"samples_per_step": 1.5}, "whole number"),
-        ({"samples_per_step": 10**400}, "positive number"),
-        ({"samples_per_step": -3}, "positive number"),
+        ({"samples_per_step": 10**400}, "positive number, is out of range"),
+        ({"samples_per_step": -3}, "positive number, is -3"),
     ],
 )
 def test_a_bad_probe_is_named(tmp_path: Path, changes: dict[str, Any], word: str):

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from harness import predict
 from harness.prediction_campaign import MODEL_DEVIATION
-from harness.prediction_convergence import find_group, find_known_reference
-from harness.prediction_published import load_published_results
+from harness.prediction_convergence import (
+    REFERENCE_GRANULARITY_SAMPLES,
+    SETS_DEVIATION,
+    compare_groups_with_references,
+    find_group,
+    find_known_reference,
+)
+from harness.prediction_published import load_published_convergence, load_published_results
+from harness.prediction_references import find_reference, load_references
 from harness.prediction_step import OVERHEAD_SAMPLES, OVERHEAD_SAMPLES_RANGE
 from harness.prediction_table import (
     BEGIN,
@@ -25,7 +34,7 @@ from harness.prediction_table import (
     name_missed,
     replace_generated,
     summarize_kind,
-    write_markdown,
+    write_parts,
 )
 from harness.prediction_validation import (
     GROUPS,
@@ -40,6 +49,7 @@ from harness.prediction_variation import vary_anchors
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "prediction.md"
+APPENDIX = ROOT / "docs" / "prediction_validation.md"
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +146,11 @@ def test_errors_are_summarized_by_their_size_and_sign():
     assert found.deviation == pytest.approx(math.sqrt((0.15**2 + 0.25**2 + 0.1**2) / 3))
 
 
-def test_the_document_holds_the_generated_tables_and_picture(groups):
-    text = DOCUMENT.read_text(encoding="utf-8")
-    generated = text.partition(BEGIN)[2].partition(END)[0]
-    assert generated.strip() == write_markdown(groups).strip()
+def test_the_documents_hold_the_generated_tables_and_picture(groups):
+    text = DOCUMENT.read_text(encoding="utf-8") + APPENDIX.read_text(encoding="utf-8")
+    for part, wanted in write_parts(groups).items():
+        generated = text.partition(BEGIN.format(part=part))[2].partition(END)[0]
+        assert generated.strip() == wanted.strip()
     picture = ROOT / "docs" / "prediction_errors.svg"
     assert picture.read_text(encoding="utf-8") == draw_errors(groups)
 
@@ -156,11 +167,54 @@ def test_what_the_document_says_of_the_rows_is_so(groups):
     assert worst.submitter == "HPE" and worst.nodes == 4
 
 
-def test_replacing_keeps_the_rest_of_a_document(tmp_path: Path):
+def test_every_row_stands_in_one_of_the_documents(groups):
+    text = DOCUMENT.read_text(encoding="utf-8") + APPENDIX.read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if re.match(r"\| [RB] v\d\.\d ", line)]
+    assert len(rows) == len(set(rows)) == sum(len(found) for found in groups.values())
+
+
+def test_drawing_groups_towards_their_references_predicts_sets_no_better():
+    # A random-effects mean of the rest of a set's group and of its batch's reference, each weighed
+    # by its variance: between groups as found, within them that of the sets and of their runs.
+    groups = load_published_convergence()
+    runs = math.sqrt(
+        sum((g.deviation_samples / g.mean_samples) ** 2 * g.converged_runs for g in groups)
+        / sum(g.converged_runs for g in groups)
+    )
+    records, errors = load_references("bert"), {}
+    for row in load_published_results():
+        group = row.hyperparameters and find_group(row.hyperparameters, row)
+        if not group:
+            continue
+        factor, between = compare_groups_with_references(group.hyperparameters)
+        half = group.evaluation_interval_samples / 2
+        known = find_known_reference(group.hyperparameters)
+        reference = known or find_reference(records, row.global_batch_size, "bert")
+        prior = (reference.mean - REFERENCE_GRANULARITY_SAMPLES / 2) * (1 if known else factor)
+        rest = math.log(group.mean_samples - half)
+        within = SETS_DEVIATION**2 / group.sets + runs**2 / group.converged_runs
+        weight = between**2 / (between**2 + within)
+        drawn = weight * rest + (1 - weight) * math.log(prior)
+        truth = math.log(row.converged_mean - half)
+        errors[row.round, row.system] = (rest - truth, drawn - truth)
+    assert len(errors) == 46
+    kinds = zip(*errors.values(), strict=True)
+    ours, drawn = (math.sqrt(fmean(error**2 for error in kind)) for kind in kinds)
+    assert round(100 * ours, 1) == round(100 * drawn, 1) == 2.9
+    ours, drawn = errors["v5.0", "HPE-Cray-XD670-H200-SXM5-141GB_n4_24.09"]
+    assert 0 < ours - drawn < 0.001
+
+
+@pytest.mark.parametrize("names", [("one",), ("two", "one")])
+def test_replacing_keeps_the_rest_of_a_document(tmp_path: Path, names: tuple[str, ...]):
+    def write(text: str) -> str:
+        parts = [f"{BEGIN.format(part=name)}\n{text} {name}\n{END}" for name in names]
+        return "before\n" + "\nbetween\n".join(parts) + "\nafter\n"
+
     file = tmp_path / "x.md"
-    file.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
-    replace_generated(file, "new")
-    assert file.read_text(encoding="utf-8") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    file.write_text(write("old"), encoding="utf-8")
+    replace_generated(file, {"one": "new one", "two": "new two"})
+    assert file.read_text(encoding="utf-8") == write("new")
 
 
 def test_the_command_prints_one_document(capsys):

@@ -348,6 +348,8 @@ def test_where_the_present_configuration_runs_out_of_memory_one_that_runs_is_kep
     assert bench.tune("--benchmark", "bert", "--json") == 0
     verdicts = list_verdicts(capsys)
     assert verdicts["local_batch_size 8, gradient_accumulation_steps 2"] == "kept"
+    # How much was gained nobody knows.
+    assert "<b>replaced</b>" in (bench.output / "report.html").read_text("utf-8")
     assert "local_batch_size = 8" in (bench.output / "configs" / "bert.toml").read_text("utf-8")
 
 
@@ -369,6 +371,7 @@ def test_the_budget_is_kept_and_a_probe_that_hangs_is_ended(bench: Bench, capsys
     assert trial["measured"]["status"] == "cut off"
     verdicts = list_verdicts(capsys)
     assert verdicts["local_batch_size 4, gradient_accumulation_steps 4"] == "not tried"
+    assert "<b>not tried</b>" in (bench.output / "report.html").read_text("utf-8")
     old, new = bench.folder / "bert.toml", bench.output / "configs" / "bert.toml"
     assert new.read_bytes() == old.read_bytes()
 
