@@ -7,46 +7,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from harness.commands import InputError
-from harness.config import SIZE_LIMIT_BYTES
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-# Beyond the measured seconds: importing torch and DALI from a cold disk.
+# Beyond the measured seconds: importing torch and DALI from a cold disk, and the pass that fills
+# the cache of decoded images.
 START_SECONDS = 180.0
-OPTIONS = (
-    "crop_size",
-    "resize_shorter",
-    "threads",
-    "prefetch_batches",
-    "shuffle_buffer_images",
-    "channels",
-)
 
 
-def compose_measurement(config: Path, data: Path, seconds: float, gpu: int | None) -> list[str]:
-    """The command that measures the input as this configuration sets it up on one rank.
+def compose_measurement(
+    config: Path, data: Path, seconds: float, place: tuple[int, int], gpu: int | None
+) -> list[str]:
+    """The command that measures the input of one rank as this configuration sets it up.
 
-    The configuration belongs to the trainer, which reads it strictly; here only [input] and the
-    local batch are taken from it. Raises InputError where they are not there.
+    place: rank and number of ranks of the run, which decide the rank's share of the images.
     """
-    try:
-        if config.stat().st_size > SIZE_LIMIT_BYTES:
-            raise InputError(f"{config}: larger than 1 MiB, which no configuration is")
-        table = tomllib.loads(config.read_text(encoding="utf-8"))
-        shape = {name: table["input"][name] for name in OPTIONS}
-        shape["batch_size"] = table["batch"]["local_batch_size"]
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{config}: not valid TOML: {error}") from None
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{config}: key {error} of [input] or [batch] is missing") from None
-    command = [sys.executable, "-m", "resnet.data", "throughput", "--data", str(data)]
-    command += ["--seconds", str(seconds), "--json"]
-    for name, value in shape.items():
-        command += [f"--{name.replace('_', '-')}", str(value)]
+    rank, ranks = place
+    command = [sys.executable, "-m", "resnet.data", "throughput", "--config", str(config)]
+    command += ["--data", str(data), "--rank", str(rank), "--ranks", str(ranks)]
+    command += ["--seconds", f"{seconds:g}", "--json"]
     return [*command, *([] if gpu is None else ["--gpu", str(gpu)])]
 
 

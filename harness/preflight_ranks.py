@@ -126,7 +126,8 @@ def measure_resnet_input(system: System, ranks: Ranks, options: argparse.Namespa
         gpu = ranks.local_rank if system.nodes.device == "cuda" else None
         settings = system.benchmarks.resnet
         config, data = ROOT / settings.config, ROOT / settings.data
-        command = compose_measurement(config, data, options.input_seconds, gpu)
+        place = (ranks.rank, ranks.world_size)
+        command = compose_measurement(config, data, options.input_seconds, place, gpu)
         rate = measure_input(command, options.input_seconds, ROOT)
     rates = {
         f"rank {rank}": rate for rank, rate in enumerate(ranks.gather(rate)) if rate is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import signal
 import sys
@@ -134,8 +133,6 @@ class Tuning:
         return found  # cut off long before the end: as good as failed, until the next call
 
     def _run(self, knob: Knob, changes: Mapping[Key, Value], steps: int, limit: float) -> Measured:
-        if knob.kind == "input":
-            return run_probes(self._compose_input(knob.benchmark, changes), "input", limit)
         trial = self.record.folder / f".trial_{knob.benchmark}.toml"
         with write_atomically(trial) as target:
             text = replace_values(self.files[knob.benchmark], self.texts[knob.benchmark], changes)
@@ -145,22 +142,14 @@ class Tuning:
             file = find_system_file(self.options.system, ROOT / "systems")
             command = compose_probe(self.system, file, knob.benchmark, steps, config)
             return measure_exchange(command, limit)
-        commands = [
-            compose_step(self.ranks, rank, knob.benchmark, config, steps)
-            for rank in range(self.ranks.count)
-        ]
-        return run_probes(commands, "step", limit)
-
-    def _compose_input(self, benchmark: str, changes: Mapping[Key, Value]) -> list[list[str]]:
-        file = self.files[benchmark]
-        table = copy.deepcopy(self.tables[benchmark])
-        for (section, key), value in changes.items():
-            table[section][key] = value
         data = ROOT / self.system.benchmarks.resnet.data
-        return [
-            compose_input(self.ranks, rank, data, file, table, self.options.seconds)
+        commands = [
+            compose_input(self.ranks, rank, data, config, self.options.seconds)
+            if knob.kind == "input"
+            else compose_step(self.ranks, rank, knob.benchmark, config, steps)
             for rank in range(self.ranks.count)
         ]
+        return run_probes(commands, knob.kind, limit)
 
     def _report(self, benchmark: str, knob: str, settings: str, found: Measured) -> None:
         """One line on stderr: what was found, how fast trials go, and how long still."""
@@ -206,8 +195,6 @@ def main(arguments: Sequence[str]) -> int:
         keys = [key for knob in tuning.knobs[name] for key in knob.keys]
         present = [value for knob in tuning.knobs[name] for value in knob.present]
         replace_values(file, tuning.texts[name], dict(zip(keys, present, strict=True)))
-        if name == "resnet":
-            compose_input(ranks, 0, ROOT, file, tuning.tables[name], options.seconds)
     settings = {
         "ranks at once (--ranks)": ranks.count, "--seconds": options.seconds,
         "--benchmark": options.benchmark, "--level": options.level, "--knobs": options.knobs,

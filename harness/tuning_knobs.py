@@ -144,7 +144,11 @@ RULES = (
 LEFT_ALONE = (
     ("resnet", "batch.local_batch_size", "the span of batch normalisation: it moves convergence"),
     ("resnet", "input.shuffle_buffer_images", "it changes the order of the images"),
-    ("resnet", "input.decoded_cache_megabytes", "the memory that the step leaves decides it"),
+    (
+        "resnet",
+        "input.decoded_cache_megabytes",
+        "the memory that the step leaves and the rank's images decide it",
+    ),
     ("resnet", "input.validation_cache_megabytes", "no probe measures evaluation alone"),
     ("resnet", "input.memory_mapped", "the kind of file system decides it"),
     ("bert", "input.prefetch_batches", "no probe measures BERT's input alone"),

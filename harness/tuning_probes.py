@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -22,14 +21,10 @@ from typing import IO, Any, Literal
 from harness.commands import InputError
 from harness.processes import adopt_orphans, run_tree
 from harness.systems import System
-from harness.tuning_knobs import Kind, take_count
+from harness.tuning_knobs import Kind
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT_LIMIT_BYTES = 1 << 20
-INPUT_KEYS = (
-    "threads", "prefetch_batches", "shuffle_buffer_images", "channels", "crop_size",
-    "resize_shorter",
-)  # fmt: skip
 STEP_KEYS = ("median", "p10", "p90", "min", "max")
 Status = Literal["measured", "failed", "cut off"]
 
@@ -56,9 +51,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Ranks:
-    """The ranks that this machine's probes stand for."""
+    """The ranks that this machine's probes stand for, the first `count` of a run's world_size."""
 
     count: int
+    world_size: int
     device: Literal["cpu", "cuda"]
     variables: dict[str, str]
 
@@ -76,7 +72,7 @@ def choose_ranks(system: System, count: int | None) -> Ranks:
         )
     variables = {name: variable.value for name, variable in system.environment.items()}
     variables["OMP_NUM_THREADS"] = str(nodes.threads_per_rank)
-    return Ranks(count or on_machine, nodes.device, variables)
+    return Ranks(count or on_machine, nodes.world_size, nodes.device, variables)
 
 
 def compose_step(ranks: Ranks, rank: int, benchmark: str, config: Path, steps: int) -> list[str]:
@@ -111,22 +107,14 @@ def measure_exchange(command: list[str], limit_seconds: float) -> Measured:
     return _take("\n".join(lines)[-OUTPUT_LIMIT_BYTES:], "exchange", seconds)
 
 
-def compose_input(
-    ranks: Ranks, rank: int, data: Path, file: Path, table: Mapping[str, Any], seconds: float
-) -> list[str]:
-    """The command of one rank's measurement of ResNet's input.
-
-    file, table: the configuration. Raises InputError where it lacks a key of the input.
-    """
-    batch = take_count(file, table, ("batch", "local_batch_size"))
-    arguments = ["throughput", "--data", str(data), "--seconds", f"{seconds:g}"]
-    arguments += ["--batch-size", str(batch)]
-    for key in INPUT_KEYS:
-        value = take_count(file, table, ("input", key))
-        arguments += [f"--{key.replace('_', '-')}", str(value)]
+def compose_input(ranks: Ranks, rank: int, data: Path, config: Path, seconds: float) -> list[str]:
+    """The command that measures one rank's input on its share of the images, as in a run."""
+    arguments = ["throughput", "--data", str(data), "--config", str(config)]
+    arguments += ["--rank", str(rank), "--ranks", str(ranks.world_size)]
+    arguments += ["--seconds", f"{seconds:g}", "--json"]
     if ranks.device == "cuda":
         arguments += ["--gpu", "0"]
-    return [*_enter(ranks, rank), "-m", "resnet.data", *arguments, "--json"]
+    return [*_enter(ranks, rank), "-m", "resnet.data", *arguments]
 
 
 def _enter(ranks: Ranks, rank: int) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.commands import GOOD, InputError, run_command
-from resnet.data_command import build_parser, count_cores
+from resnet.data_command import build_parser, choose_settings, choose_sizes, count_cores
 from resnet.input_options import InputOptions
 from resnet.shards import Manifest, read_manifest
 
@@ -132,11 +132,12 @@ class TrainingInput(_Input):
         """
         import torch
 
-        from resnet.pipelines import build_training, check_free_memory
+        from resnet.pipelines import build_training, check_free_memory, fit_decoded_cache
 
         place, floats = self._place(), self._choose_floats(dtype)
         if place.gpu is not None:
-            check_free_memory(self.options, torch.cuda.mem_get_info(place.gpu)[0])
+            fitted = fit_decoded_cache(self.options, self.records)
+            check_free_memory(fitted, torch.cuda.mem_get_info(place.gpu)[0])
         self._pipeline = build_training(
             self.records, self.options, self.local_batch, self.seed, place, floats
         )
@@ -324,31 +325,19 @@ def mix_seed(seed: int, rank: int) -> int:
 def main(arguments: Sequence[str]) -> int:
     """Run one command; return its exit status."""
     options = build_parser().parse_args(arguments)
-    if options.resize_shorter < options.crop_size:
-        raise InputError("--resize-shorter is less than --crop-size: give a larger one")
     if options.command == "evaluate-images":
         from resnet.measurements import evaluate_images
 
-        sizes = (options.crop_size, options.resize_shorter)
+        sizes = choose_sizes(options)
         count = evaluate_images(options.folder, options.npz, *sizes, count_cores())
         print(f"{options.npz}: {count:,} images")
         return GOOD
     from resnet.measurements import measure_throughput
 
     manifest = read_manifest(options.data)
-    shape = InputOptions(
-        options.crop_size,
-        options.resize_shorter,
-        options.threads,
-        options.prefetch_batches,
-        options.shuffle_buffer_images,
-        options.channels,
-        options.decoded_cache_megabytes,
-        0,  # every pass is measured as the first is
-        options.memory_map,
-    )
+    place = (options.rank, options.ranks)
     result = measure_throughput(
-        manifest, options.split, shape, options.batch_size, options.gpu, options.seconds
+        manifest, options.split, choose_settings(options), place, options.gpu, options.seconds
     )
     if options.json:
         print(json.dumps(result))

@@ -12,11 +12,11 @@ class InputOptions:
     crop_size: side of the square the model sees, pixels. resize_shorter: the evaluation image's
     shorter side before its centre is cropped, pixels. threads: decoding threads a rank.
     prefetch_batches: batches made ahead. shuffle_buffer_images: encoded images of which the next
-    is drawn. channels: 3 for RGB, 4 with a channel of zeros. decoded_cache_megabytes: GPU memory
-    in which a rank keeps decoded training images, MiB; 0 for none. validation_cache_megabytes:
-    most memory in which a rank keeps its preprocessed validation images from the first evaluation
-    on, MiB; 0 keeps none. memory_mapped: map the shards into memory, as is right on a local disk;
-    false reads them, as network file systems want it. Raises ValueError.
+    is drawn. channels: 3 for RGB, 4 with a channel of zeros. decoded_cache_megabytes: most GPU
+    memory in which a rank keeps decoded training images, MiB; 0 for none.
+    validation_cache_megabytes: most memory in which a rank keeps its preprocessed validation images
+    from the first evaluation on, MiB; 0 keeps none. memory_mapped: map the shards into memory, as
+    is right on a local disk; false reads them, as network file systems want it. Raises ValueError.
     """
 
     crop_size: int

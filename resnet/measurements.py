@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import time
 import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
 from harness.commands import InputError
 from harness.files import write_atomically
+from harness.precision import DTYPES
 from harness.progress import Progress
+from resnet.data import EvaluationInput, TrainingInput
+from resnet.data_command import Settings
+from resnet.input_options import InputOptions
 from resnet.pipeline_failures import describe_failure
-from resnet.pipelines import (
-    Place,
-    Records,
-    build_evaluation,
-    build_file_evaluation,
-    build_training,
-)
+from resnet.pipelines import Records, build_file_evaluation, fit_decoded_cache
 from resnet.shards import Manifest
-
-if TYPE_CHECKING:
-    from resnet.data import InputOptions
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg")
 
@@ -31,49 +29,99 @@ IMAGE_SUFFIXES = (".jpeg", ".jpg")
 def measure_throughput(
     manifest: Manifest,
     split: str,
-    options: InputOptions,
-    batch: int,
+    settings: Settings,
+    place: tuple[int, int],
     gpu: int | None,
     seconds: float,
 ) -> dict[str, Any]:
-    """Run one rank's pipeline alone for `seconds` after its first batch; return the rate.
+    """Fill the step's tensors from one rank's input for `seconds`; return the rate.
 
-    The whole split is the rank's part. Raises InputError where images cannot be read.
+    place: rank and number of ranks, which decide the rank's share of the split. What a run makes
+    ahead is not timed; nor, with a cache of decoded images, is the rank's first whole pass, which
+    fills the cache: all epochs after a run's first are as what is timed here. Raises InputError
+    where images cannot be read or the GPU cannot be used.
     """
-    records = Records.of_split(manifest, split, 0, 1)
-    seed = time.time_ns() % (1 << 31)
-    try:
-        if split == "train":
-            pipeline = build_training(records, options, batch, seed, Place(gpu))
-        else:
-            pipeline = build_evaluation(records, options, batch, Place(gpu))
-    except RuntimeError as error:  # building opens no file: only the device can be at fault
-        raise InputError(
-            f"GPU {gpu} cannot be used ({describe_failure(error)}): leave --gpu out for the CPU"
-        ) from None
-    try:
-        for _ in range(options.prefetch_batches + 1):  # what is made ahead, untimed
-            pipeline.run()
-        batches, start = 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - start) < seconds or not batches:
-            pipeline.run()
-            batches += 1
-    except RuntimeError as error:
-        raise InputError(
-            f"{manifest.folder}: reading failed ({describe_failure(error)}): check the data with "
-            f"`python -m resnet.prepare_data verify {manifest.folder} --decode`"
-        ) from None
-    images = batches * batch
+    rank, ranks = place
+    if rank >= ranks:
+        raise InputError(f"--rank {rank} is not one of {ranks}, counted from 0")
+    if ranks > manifest.split(split).images:
+        raise InputError(f"{ranks} ranks are more than the {split} images: give fewer --ranks")
+    device = torch.device("cpu") if gpu is None else _find_gpu(gpu)
+    options, batch = settings.options, settings.batch_size
+    records = Records.of_split(manifest, split, rank, ranks)
+    if gpu is not None and split == "train":
+        options = fit_decoded_cache(options, records)
+    stream = _open_stream(manifest, split, settings, place, device)
+    untimed = count_untimed_batches(options, records.count, batch)
+    untimed_images = sum(next(stream) for _ in range(untimed))
+    _finish(device)
+    images, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds or not images:
+        images += next(stream)
+    _finish(device)
+    elapsed = time.perf_counter() - start
     return {
         "images_per_second": images / elapsed,
         "images": images,
+        "untimed_images": untimed_images,
         "seconds": elapsed,
         "split": split,
+        "rank": rank,
+        "ranks": ranks,
         "device": "cpu" if gpu is None else f"gpu {gpu}",
+        "format": settings.format,
         "batch_size": batch,
-        "threads": options.threads,
-        "crop_size": options.crop_size,
+        **asdict(options),
     }
+
+
+def count_untimed_batches(options: InputOptions, share: int, batch: int) -> int:
+    """Batches before what is timed: those made ahead, or a pass over a rank's `share` of images."""
+    ahead = options.prefetch_batches + 1
+    return max(ahead, -(-share // batch)) if options.decoded_cache_megabytes else ahead
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _find_gpu(number: int) -> torch.device:
+    found = torch.cuda.device_count()
+    if not 0 <= number < found:
+        raise InputError(
+            f"GPU {number} cannot be used, torch finds {found}: leave --gpu out for the CPU"
+        )
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _open_stream(
+    manifest: Manifest,
+    split: str,
+    settings: Settings,
+    place: tuple[int, int],
+    device: torch.device,
+) -> Iterator[int]:
+    """Give batch after batch without end, written where a step reads it; yields its images."""
+    options, batch, dtype = settings.options, settings.batch_size, DTYPES[settings.format]
+    shape = (batch, options.crop_size, options.crop_size, options.channels)
+    images = torch.empty(shape, dtype=dtype, device=device).permute(0, 3, 1, 2)
+    labels = torch.empty(batch, dtype=torch.int64, device=device)
+    if split == "train":
+        seed = time.time_ns() % (1 << 31)
+        training = TrainingInput(manifest, options, *place, batch, seed, device)
+        training.prepare(dtype)
+        training.open()
+        while True:
+            training.next_into(images, labels)
+            yield batch
+    validation = EvaluationInput(manifest, options, *place, batch, device)
+    validation.prepare(dtype)
+    validation.open()
+    while True:
+        yield from validation.epoch_into(images, labels)
 
 
 def evaluate_images(

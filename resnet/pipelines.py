@@ -10,7 +10,7 @@ the batch is copied into the step's tensor (handover.py): rounded once, in one p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import nvidia.dali.math as dali_math
@@ -42,20 +42,27 @@ Floats = Literal["fp32", "fp16"]
 
 @dataclass(frozen=True)
 class Records:
-    """Which records a reader reads: part `part` of `parts` equal runs of a split's records."""
+    """Which records a reader reads: part `part` of `parts` equal runs of a split's records.
+
+    decoded_bytes: what the part's images take as RGB, about (Split.estimate_decoded_bytes).
+    """
 
     paths: tuple[str, ...]
     index: str
     images: int
     part: int
     parts: int
+    decoded_bytes: int
 
     @classmethod
     def of_split(cls, manifest: Manifest, split: str, part: int, parts: int) -> Records:
         """Name the files of a split, without opening one."""
         stored = manifest.split(split)
         paths = tuple(str(manifest.folder / shard.file) for shard in stored.shards)
-        return cls(paths, str(manifest.folder / stored.index.file), stored.images, part, parts)
+        index = str(manifest.folder / stored.index.file)
+        start, stop = (stored.images * end // parts for end in (part, part + 1))
+        size = stored.estimate_decoded_bytes(start, stop)
+        return cls(paths, index, stored.images, part, parts, size)
 
     @property
     def start(self) -> int:
@@ -112,6 +119,16 @@ class Place:
         return {"cache_size": megabytes, "cache_type": "threshold", "cache_threshold": 0}
 
 
+def fit_decoded_cache(options: InputOptions, records: Records) -> InputOptions:
+    """Take no more memory for decoded images than the part's own need, in whole MiB.
+
+    DALI's cache lays them end to end, height x width x 3 bytes each.
+    """
+    needed = -(-records.decoded_bytes // (1 << 20))
+    megabytes = min(options.decoded_cache_megabytes, needed)
+    return replace(options, decoded_cache_megabytes=megabytes)
+
+
 def check_free_memory(options: InputOptions, free_bytes: int) -> None:
     """Refuse a cache of decoded images that a GPU's free memory does not hold.
 
@@ -137,8 +154,11 @@ def build_training(
     """Build the training pipeline: an unbroken, reshuffled stream of random crops.
 
     Outputs: images (batch, crop, crop, channels) fp32 or fp16, normalised RGB, a fourth channel
-    zero; labels (batch, 1) int64. Nothing is opened before the first batch is asked for.
+    zero; labels (batch, 1) int64. Nothing is opened before the first batch is asked for. A GPU's
+    cache of decoded images is as large as the options allow, and no larger than the part needs.
     """
+    if place.gpu is not None:
+        options = fit_decoded_cache(options, records)
     pipeline = make_pipeline(batch, options, seed, place)
     with pipeline:
         cached = options.decoded_cache_megabytes > 0

@@ -19,6 +19,15 @@ class ImageHeader(NamedTuple):
     components: int
 
 
+def count_decoded_bytes(data: bytes) -> int:
+    """Bytes of an image decoded to RGB, by its header; 0 where it is no image."""
+    try:
+        header = parse_header(data)
+    except ValueError:
+        return 0
+    return 3 * header.width * header.height
+
+
 def parse_header(data: bytes) -> ImageHeader:
     """Find an image's size and components. Source: ITU-T T.81 annex B, PNG specification 11.2.2.
 

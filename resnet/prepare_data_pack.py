@@ -23,6 +23,7 @@ from pathlib import Path
 from harness.commands import InputError
 from harness.files import write_atomically
 from harness.progress import Progress
+from resnet.prepare_data_headers import count_decoded_bytes
 from resnet.prepare_data_images import Image, ImageSet, find_classes, read_image
 from resnet.shards import (
     MANIFEST,
@@ -176,7 +177,7 @@ class _Packer:
         return Split(len(self.images), index, names, tuple(item.shard for item in packed))
 
     def _write_shard(self, part: _Part, progress: Progress, done: int) -> PackedShard:
-        digest, record_bytes = hashlib.sha256(), []
+        digest, record_bytes, decoded_bytes = hashlib.sha256(), [], 0
         with write_atomically(part.path, "wb") as file:
             contents = _read_windows(self.source, part.images)
             for number, (image, data) in enumerate(zip(part.images, contents, strict=True)):
@@ -185,8 +186,11 @@ class _Packer:
                 file.write(record)
                 digest.update(record)
                 record_bytes.append(len(record))
+                decoded_bytes += count_decoded_bytes(data)
                 progress.update(done + number + 1)
-        shard = Shard(part.path.name, len(part.images), sum(record_bytes), digest.hexdigest())
+        shard = Shard(
+            part.path.name, len(part.images), sum(record_bytes), digest.hexdigest(), decoded_bytes
+        )
         packed = PackedShard(part.inputs, shard, tuple(record_bytes))
         with write_atomically(_journal_path(part.path)) as file:
             json.dump(asdict(packed), file)

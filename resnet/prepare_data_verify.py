@@ -12,7 +12,7 @@ from threading import Event, Lock
 from typing import NamedTuple
 
 from harness.progress import Progress
-from resnet.prepare_data_headers import parse_header
+from resnet.prepare_data_headers import count_decoded_bytes, parse_header
 from resnet.prepare_data_images import IMAGENET_CLASSES, IMAGENET_FIRST, IMAGENET_LAST
 from resnet.shards import (
     SPLITS,
@@ -197,6 +197,7 @@ class _RecordCheck:
     ) -> None:
         self.path, self.start, self.base = path, start, base
         self.offsets, self.names, self.classes = offsets, names, classes
+        self.decoded_bytes = 0
 
     def describe(self, position: int) -> str:
         """Name a record by file, number and original name."""
@@ -207,6 +208,7 @@ class _RecordCheck:
     def compare(self, position: int, record: Record) -> Iterator[Finding]:
         """Yield what is wrong with a record's place, number, label or header, and what is odd."""
         number, where = self.start + position, self.describe(position)
+        self.decoded_bytes += count_decoded_bytes(record.image)
         if number < len(self.offsets) and self.offsets[number] != self.base + record.offset:
             yield Finding(f"{where} is not where the index says")
         if record.number != number:
@@ -246,6 +248,13 @@ def _verify_shard(shard: Shard, check: _RecordCheck, run: _Run) -> list[Finding]
             findings.append(Finding(f"{check.path}: {error}"))
         if file.finish() != shard.sha256:
             findings.append(Finding(f"{check.path}: {CHANGED}"))
+        elif check.decoded_bytes != shard.decoded_bytes:
+            findings.append(
+                Finding(
+                    f"{check.path}: its images decode to {check.decoded_bytes:,} bytes, the "
+                    f"manifest says {shard.decoded_bytes:,}"
+                )
+            )
     if found != shard.images:
         findings.append(
             Finding(f"{check.path}: {found:,} images found, the manifest says {shard.images:,}")

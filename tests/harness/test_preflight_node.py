@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from harness.preflight_node import (
     read_node,
 )
 from harness.systems import Benchmark, load_system
+from resnet.data_command import build_parser
 
 GIBIBYTE = 1 << 30
 DEMO = load_system(SYSTEMS / "demo.toml")
@@ -143,10 +145,12 @@ def test_bandwidth_and_input_against_what_is_stated() -> None:
 
 def test_the_input_is_measured_by_the_trainers_command(tmp_path: Path) -> None:
     config = SYSTEMS.parent / DEMO.benchmarks.resnet.config
-    command = compose_measurement(config, Path("/data"), 2.0, 3)
-    line = " ".join(command[1:])
-    assert line.startswith("-m resnet.data throughput --data /data --seconds 2.0 --json")
-    assert "--crop-size 64" in line and "--batch-size 16" in line and line.endswith("--gpu 3")
+    command = compose_measurement(config, Path("/data"), 2.0, (5, 32), 3)
+    assert command[:3] == [sys.executable, "-m", "resnet.data"]
+    taken = build_parser().parse_args(command[3:])
+    assert (taken.command, taken.data, taken.seconds) == ("throughput", Path("/data"), 2.0)
+    assert (taken.config, taken.rank, taken.ranks, taken.gpu) == (config, 5, 32, 3)
+    assert taken.json and taken.split == "train"
     for program, words in (
         ("printf '{\"images_per_second\": 7.5}'", "7.5"),
         ("echo no", "printed no images_per_second"),

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,15 @@ from harness.config import load_config
 from harness.systems import load_system
 from harness.tuning_files import read_text
 from harness.tuning_knobs import Place, list_knobs
-from harness.tuning_probes import choose_ranks, compose_step, measure, measure_exchange
+from harness.tuning_probes import (
+    choose_ranks,
+    compose_input,
+    compose_step,
+    measure,
+    measure_exchange,
+)
 from resnet.config import Config as ResnetConfig
+from resnet.data_command import build_parser, choose_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,7 +53,9 @@ elif words[1] == "bert.train":
     name = " ".join(re.search(key + " = (\\\\d+)", text).group(1) for key in keys)
     size = int(name.split()[0])
 else:
-    name = value("--threads") + " " + value("--prefetch-batches")
+    text = pathlib.Path(value("--config")).read_text()
+    keys = ("threads", "prefetch_batches")
+    name = " ".join(re.search("(?m)^" + key + " = (\\d+)", text).group(1) for key in keys)
 name = words[1].split(".")[0] + " " + name
 calls = folder / name
 number = len(calls.read_text()) if calls.exists() else 0
@@ -405,6 +415,20 @@ def test_what_is_no_document_of_a_probe_counts_as_failed(output: str):
     assert measure([["printf", "%s", output]], "step", 60).status == "failed"
 
 
+def test_the_input_is_measured_as_a_run_reads_it(bench: Bench):
+    """Each rank on its own share of the images, by a configuration that has all of its settings."""
+    ranks = choose_ranks(load_system(bench.system), 2)
+    command = compose_input(ranks, 1, Path("/data"), bench.folder / "resnet.toml", 3.0)
+    start = command.index("resnet.data")
+    taken = build_parser().parse_args(command[start + 1 :])
+    assert (taken.rank, taken.ranks, taken.gpu) == (1, 4, None)
+    assert (taken.data, taken.seconds, taken.json) == (Path("/data"), 3.0, True)
+    assert choose_settings(taken).options.crop_size == 64
+    on_gpus = replace(ranks, device="cuda")
+    command = compose_input(on_gpus, 1, Path("/data"), bench.folder / "resnet.toml", 3.0)
+    assert "CUDA_VISIBLE_DEVICES=1" in command and command[-2:] == ["--gpu", "0"]
+
+
 def test_the_page_is_whole_and_loads_nothing(bench: Bench):
     bench.rates = {"bert 8 2": 150.0, "bert 4 4": "<script>alert(1)</script>"}
     bench.tune("--benchmark", "bert")
@@ -434,7 +458,6 @@ def test_the_table_says_that_it_is_a_demonstration(bench: Bench, capsys: Any):
         (("[operations]", "[operation]"), r"resnet.toml: section \[operations\] is missing"),
         (("threads = 1", '"threads" = 1'), r"cannot replace threads of \[input\] where it stands"),
         (("threads = 1", "threads = "), r"resnet.toml: not valid TOML"),
-        (("crop_size = 64", ""), r"resnet.toml: \[input\] 'crop_size' must be a whole number"),
     ],
 )
 def test_a_configuration_without_a_knob_is_refused(

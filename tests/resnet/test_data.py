@@ -18,6 +18,7 @@ from PIL import Image
 
 from harness.commands import InputError
 from resnet.data import EvaluationInput, InputOptions, TrainingInput, mix_seed
+from resnet.measurements import count_untimed_batches
 from resnet.prepare_data import pack_folders
 from resnet.shards import Manifest, read_manifest
 
@@ -373,6 +374,56 @@ def test_the_throughput_command_prints_one_json_document(manifest: Manifest, spl
     table = json.loads(result.stdout)
     assert table["images_per_second"] > 0 and table["split"] == split
     assert table["images"] / table["seconds"] == pytest.approx(table["images_per_second"])
+
+
+def test_the_throughput_of_a_configuration_is_that_of_a_ranks_input(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    """Batch, format, threads and all else as a run reads them; the rank's own share."""
+    text = (ROOT / "resnet" / "configs" / "demo.toml").read_text()
+    for old, new in (
+        ("crop_size = 64", "crop_size = 16"),
+        ('"fp32"', '"bf16"'),
+        ("threads = 1", "threads = 2"),
+        ("memory_mapped = true", "memory_mapped = false"),
+        ("validation_cache_megabytes = 0", "validation_cache_megabytes = 9"),
+    ):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    shared = ("throughput", "--data", manifest.folder, "--config", file, "--seconds", 0.1)
+    result = run(*shared, "--rank", 1, "--ranks", 3, "--json")
+    assert result.returncode == 0, result.stderr
+    table = json.loads(result.stdout)
+    wanted = {
+        **{"rank": 1, "ranks": 3, "format": "bf16", "batch_size": 16, "crop_size": 16},
+        **{"resize_shorter": 73, "threads": 2, "prefetch_batches": 2, "channels": 4},
+        **{"shuffle_buffer_images": 512, "decoded_cache_megabytes": 0},
+        **{"validation_cache_megabytes": 0, "memory_mapped": False, "untimed_images": 48},
+    }
+    assert {key: table[key] for key in wanted} == wanted
+    for more, words in (
+        (("--threads", 2, "--format", "bf16"), "leave out --threads, --format"),
+        (("--rank", 3, "--ranks", 3), "--rank 3 is not one of 3"),
+        (("--ranks", 24), "24 ranks are more than the train images"),
+        (("--gpu", 0), "GPU 0 cannot be used, torch finds 0"),
+    ):
+        result = run(*shared, *more)
+        assert result.returncode == 2 and words in result.stderr, result.stderr
+        assert result.stderr.count("\n") == 1
+
+
+def test_the_pass_that_fills_the_cache_is_not_timed() -> None:
+    """A rank of 32 with the cache makes a whole pass first; others what is made ahead."""
+    without = replace(OPTIONS, prefetch_batches=3)
+    share = 1_281_167 * 32 // 32 - 1_281_167 * 31 // 32
+    assert share == 40_037
+    assert count_untimed_batches(without, share, 102) == 4
+    cached = replace(without, decoded_cache_megabytes=1)
+    assert count_untimed_batches(cached, share, 102) * 102 >= share
+    assert count_untimed_batches(cached, share, 102) == 393  # an epoch of a run
+    assert count_untimed_batches(cached, 10, 102) == 4
 
 
 def test_wrong_calls_are_one_sentence(manifest: Manifest, tmp_path: Path) -> None:

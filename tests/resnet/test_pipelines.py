@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from resnet.pipelines import (
     build_training,
     check_free_memory,
     cut_crop,
+    fit_decoded_cache,
     make_pipeline,
     read_shuffled,
 )
-from resnet.shards import frame_image
+from resnet.prepare_data_headers import count_decoded_bytes
+from resnet.shards import Manifest, Shard, Split, StoredFile, frame_image
 
 CPU = Place(None)
 SQUARE = np.array([[[200, 30, 40], [20, 220, 60]], [[30, 40, 230], [250, 240, 20]]], dtype=np.uint8)
@@ -64,7 +67,8 @@ def store(folder: Path, images: list[bytes]) -> Records:
     (folder / "x.rec").write_bytes(b"".join(records))
     lines = [f"{number}\t{offsets[number]}\n" for number in range(len(images))]
     (folder / "x.idx").write_text("".join(lines))
-    return Records((str(folder / "x.rec"),), str(folder / "x.idx"), len(images), 0, 1)
+    size = sum(map(count_decoded_bytes, images))
+    return Records((str(folder / "x.rec"),), str(folder / "x.idx"), len(images), 0, 1, size)
 
 
 def run(pipeline) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
@@ -259,6 +263,60 @@ def test_the_gpus_graph_has_its_hints_and_its_cache(
     assert training.holds("decoders__ImageRandomCrop") != bool(cache)
 
 
+def make_imagenet(shards: int, decoded_bytes: int = 600_000) -> Manifest:
+    """ImageNet's training images over shards, every image of that size."""
+    ends = [1_281_167 * k // shards for k in range(shards + 1)]
+    stored = tuple(
+        Shard(f"{k}.rec", end - start, 1, "", decoded_bytes * (end - start))
+        for k, (start, end) in enumerate(pairwise(ends))
+    )
+    other = StoredFile("x", 1, "")
+    split = Split(1_281_167, other, other, stored)
+    return Manifest(Path("/data"), 1, ("a",), split, split)
+
+
+@pytest.mark.parametrize(
+    ("shards", "ranks", "wanted"),
+    [
+        (32, 32, 22_910),  # 40,037 images of 600,000 bytes: 24.02 GB
+        (16, 32, 24_055),  # half a shard each: 5 % more
+        (16, 16, 42_288),  # 45,818 MiB are more than the limit
+        (16, 8, 42_288),
+    ],
+)
+def test_the_cache_is_sized_to_shard_and_memory(shards: int, ranks: int, wanted: int) -> None:
+    """No more than the limit, and no more than the rank's images take."""
+    options = make_options(decoded_cache_megabytes=42_288)
+    for rank in (0, ranks // 2, ranks - 1):
+        records = Records.of_split(make_imagenet(shards), "train", rank, ranks)
+        found = fit_decoded_cache(options, records).decoded_cache_megabytes
+        assert wanted - 1 <= found <= wanted
+    assert fit_decoded_cache(make_options(), records).decoded_cache_megabytes == 0
+
+
+def test_a_part_of_whole_shards_is_known_exactly() -> None:
+    manifest = make_imagenet(4, 7)
+    parts = [Records.of_split(manifest, "train", rank, 2) for rank in range(2)]
+    assert sum(part.decoded_bytes for part in parts) == 7 * 1_281_167
+    crossing = [Records.of_split(manifest, "train", rank, 3) for rank in range(3)]
+    total = sum(part.decoded_bytes for part in crossing)
+    assert 7 * 1_281_167 < total < 1.05 * 7 * 1_281_167
+
+
+def test_a_gpus_pipeline_takes_the_fitted_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelines, "Pipeline", Unbuilt)
+    asked = []
+    monkeypatch.setattr(Place, "decoded_cache", lambda place, size: asked.append(size) or {})
+    images = [encode(Image.new("RGB", (700, 600))) for _ in range(3)]
+    records = store(tmp_path, images)
+    assert records.decoded_bytes == 3 * 700 * 600 * 3
+    for limit in (2, 5000):
+        build_training(records, make_options(decoded_cache_megabytes=limit), 2, 5, Place(0))
+    assert asked == [2, 4]  # 3.78 MB
+
+
 def test_a_cache_without_the_memory_for_it_is_refused() -> None:
     """Beside the model, before the clock, with both figures."""
     options = make_options(decoded_cache_megabytes=2000)
@@ -337,7 +395,7 @@ def test_the_normalised_values_are_those_of_the_specification(tmp_path: Path) ->
 
 def test_building_touches_no_file(tmp_path: Path) -> None:
     """Pipelines over absent files are built; only asking for a batch meets their absence."""
-    absent = Records((str(tmp_path / "no.rec"),), str(tmp_path / "no.idx"), 8, 0, 1)
+    absent = Records((str(tmp_path / "no.rec"),), str(tmp_path / "no.idx"), 8, 0, 1, 0)
     for pipeline in (
         build_training(absent, make_options(), 2, 1, CPU),
         build_evaluation(absent, make_options(), 2, CPU),

@@ -87,6 +87,9 @@ def test_packing_keeps_every_byte_and_labels_by_sorted_name(folders, tmp_path: P
         assert sorted(record[1:] for record in records) == expected
         assert [record[0] for record in records] == list(range(len(expected)))
     assert [shard.images for shard in manifest.train.shards] == [7, 7, 7]
+    sizes = [Image.open(path).size for path in folders[0].rglob("*.JPEG")]
+    decoded = sum(shard.decoded_bytes for shard in manifest.train.shards)
+    assert decoded == sum(3 * width * height for width, height in sizes)
 
 
 def test_the_list_names_every_record(folders, tmp_path: Path) -> None:
@@ -321,6 +324,7 @@ def test_verify_reads_labels_and_headers_under_right_checksums(
     assert "record 1 (name1) has the label 7" in text
     assert "record 2 (name2) is not an image: no JPEG marker" in text
     assert "class n02 has no image" in text
+    assert f"its images decode to {2 * 3 * 16 * 16:,} bytes, the manifest says" in text
 
 
 def test_only_decoding_finds_damage_inside_an_image(folders, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]

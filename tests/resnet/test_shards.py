@@ -81,7 +81,7 @@ def make_manifest(folder: Path) -> Manifest:
     """Write a manifest and files of the right sizes that hold nothing readable."""
     splits = {}
     for name in ("train", "val"):
-        shards = tuple(Shard(f"{name}-{k}.rec", 2, 10 + k, DIGEST) for k in range(2))
+        shards = tuple(Shard(f"{name}-{k}.rec", 2, 10 + k, DIGEST, 600) for k in range(2))
         index, names = (StoredFile(f"{name}.{end}", 5, DIGEST) for end in ("idx", "lst"))
         splits[name] = Split(4, index, names, shards)
         for item in splits[name].files():
@@ -169,9 +169,14 @@ def set_bytes(table: dict) -> None:
     table["val"]["index"]["bytes"] = "5"
 
 
+def drop_size(table: dict) -> None:
+    del table["train"]["shards"][1]["decoded_bytes"]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        (drop_size, "'decoded_bytes' is missing"),
         (set_schema, "schema"),
         (set_sum, "sum"),
         (set_path, "plain file name"),
