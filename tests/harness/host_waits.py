@@ -1,4 +1,9 @@
-"""Counts what makes the host wait for the device, so that a step can be shown to have none."""
+"""Counts what makes the host wait for the device, so that a step can be shown to have none.
+
+On tensors of a CPU a wait can be seen only by its operation's name. Tensors of the meta device are
+more like a GPU's: they have no values, so whatever reads one on the host raises, and the host's
+tensors are on another device, so that whatever would be copied between the two can be seen.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,40 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 WORDS = ("_local_scalar_dense", "nonzero", "masked_select", "::equal", "::item", "is_nonzero")
+
+
+class DeviceWork(TorchDispatchMode):
+    """Notes, in `mixed`, each operation on meta tensors that takes or makes one of the host's.
+
+    `operations`: how many there were. Convolutions on meta tensors forget channels_last, which a
+    GPU keeps and our kernels ask for: it is put back.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixed: list[str] = []
+        self.operations = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if "convolution" in func._schema.name:
+            result = tree_map(_keep_channels_last, result)
+        self.operations += 1
+        tensors = [one for one in tree_leaves((args, kwargs, result)) if isinstance(one, Tensor)]
+        if not all(tensor.is_meta for tensor in tensors):
+            self.mixed.append(func._schema.name)
+        return result
+
+
+def _keep_channels_last(value: Any) -> Any:
+    if not isinstance(value, Tensor) or value.dim() != 4:
+        return value
+    return torch.empty_like(value, memory_format=torch.channels_last)
 
 
 class HostWaits(TorchDispatchMode):

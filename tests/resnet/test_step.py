@@ -24,7 +24,7 @@ from resnet.config import LARS_TRUST_COEFFICIENT, Config
 from resnet.model import ResNet, batch_norm_buffers
 from resnet.probe import fill_with_noise
 from resnet.step import TrainingStep, normalise_over
-from tests.harness.host_waits import HostWaits
+from tests.harness.host_waits import DeviceWork, HostWaits
 from tests.harness.test_gradients import flatten, fork_ranks, gradients_in, launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -306,6 +306,51 @@ def test_the_host_never_waits_in_a_step() -> None:
     with HostWaits() as waits:
         float(step.images.sum())
     assert waits.found  # the count sees a wait where there is one
+
+
+SHIPPED = sorted(
+    path.stem for path in (ROOT / "resnet" / "configs").glob("*.toml") if path.stem != "demo"
+)
+
+
+def make_device_step(name: str, monkeypatch: pytest.MonkeyPatch) -> TrainingStep:
+    """A shipped configuration's step on a device without values, as it runs without graphs."""
+    pytest.importorskip("triton")
+    monkeypatch.setattr("torch.nn.init.trunc_normal_", lambda tensor, *_: tensor)
+    file = ROOT / "resnet" / "configs" / f"{name}.toml"
+    config = replace(load_config(file, Config), graphs=Graphs(step=False, evaluation=False))
+    return TrainingStep(config, torch.device("meta"), 0, 1, [RATE] * 3)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_step_is_one_piece_of_device_work(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward, backward, gradients, update and evaluation read nothing on the host and copy
+    nothing to it or from it, so that nothing would break the graph into two."""
+    step = make_device_step(name, monkeypatch)
+    with DeviceWork() as work:
+        step.run(lambda images, labels: None)
+        step.model.eval()
+        step.evaluate()
+    assert work.mixed == [] and work.operations > 800
+
+
+def test_what_would_break_the_graph_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = make_device_step("h200_4x8", monkeypatch)
+    model = step.model
+
+    def run(change: Callable[[Tensor], Tensor]) -> DeviceWork:
+        step.model = lambda images: change(model(images))  # type: ignore[assignment]
+        with DeviceWork() as work:
+            step.run(lambda images, labels: None)
+        return work
+
+    assert run(lambda logits: logits).mixed == []
+    for read in (Tensor.item, Tensor.tolist, Tensor.cpu, torch.nonzero):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            run(lambda logits, read=read: logits * read(logits.sum()))  # type: ignore[misc]
+    assert run(lambda logits: logits * torch.ones(())).mixed != []  # a copy from the host
 
 
 def test_graphs_need_a_gpu() -> None:
