@@ -57,9 +57,9 @@ class ModelConfig:
 class Operations:
     """What a step is computed with: see harness.ops for the definitions."""
 
-    batch_norm: Callable[..., Tensor]
     batch_norm_relu: Callable[..., Tensor]
     batch_norm_add_relu: Callable[..., tuple[Tensor, Tensor]]
+    batch_norm_batch_norm_add_relu: Callable[..., tuple[Tensor, Tensor]]
     label_smoothed_cross_entropy: Callable[..., Tensor]
     lars_update: Callable[..., None]
 
@@ -78,21 +78,19 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, *inputs: Tensor) -> Any:
-        """Apply the operation to x, or to x and the residual: each (N, C, H, W).
+    def forward(self, *inputs: Tensor, other: BatchNorm | None = None) -> Any:
+        """Apply the operation to x, or to x and what is added to it: each (N, C, H, W).
 
-        Returns what the operation does: one tensor, or with the residual one tensor twice.
+        other: by which the operation normalises the second input. Returns what the operation does:
+        one tensor, or where something is added one tensor twice.
         """
-        return self.operation(
-            *inputs,
-            self.weight,
-            self.bias,
-            self.running_mean,
-            self.running_var,
-            self.training,
-            BATCH_NORM_MOMENTUM,
-            BATCH_NORM_EPS,
-        )
+        vectors = self.vectors() if other is None else (*self.vectors(), *other.vectors())
+        constants = (self.training, BATCH_NORM_MOMENTUM, BATCH_NORM_EPS)
+        return self.operation(*inputs, *vectors, *constants)
+
+    def vectors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gamma, beta, running mean and running variance, in the order that operations take."""
+        return self.weight, self.bias, self.running_mean, self.running_var
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BatchNorm:
         # model.half() and the like come through here: take the device, never another type.
@@ -117,9 +115,13 @@ class Bottleneck(nn.Module):
         self.conv2 = convolution(width, width, 3, stride)
         self.bn2 = BatchNorm(width, operations.batch_norm_relu)
         self.conv3 = convolution(width, out_channels, 1, 1)
-        self.bn3 = BatchNorm(out_channels, operations.batch_norm_add_relu)
+        last = operations.batch_norm_add_relu
+        if project:
+            last = operations.batch_norm_batch_norm_add_relu
+        self.bn3 = BatchNorm(out_channels, last)
         self.conv1sc = convolution(in_channels, out_channels, 1, stride) if project else None
-        self.bnsc = BatchNorm(out_channels, operations.batch_norm) if project else None
+        # Its parameters and statistics alone: bn3's operation normalises by both.
+        self.bnsc = BatchNorm(out_channels, last) if project else None
 
     def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         """One tensor twice, for the convolutions and for the shortcut, to one tensor twice.
@@ -130,9 +132,9 @@ class Bottleneck(nn.Module):
         y = self.bn1(self.conv1(x))
         y = self.bn2(self.conv2(y))
         y = self.conv3(y)
-        if self.conv1sc is not None and self.bnsc is not None:
-            shortcut = self.bnsc(self.conv1sc(shortcut))
-        outputs: tuple[Tensor, Tensor] = self.bn3(y, shortcut)
+        if self.conv1sc is not None:
+            shortcut = self.conv1sc(shortcut)
+        outputs: tuple[Tensor, Tensor] = self.bn3(y, shortcut, other=self.bnsc)
         return outputs
 
 

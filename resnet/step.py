@@ -41,18 +41,19 @@ def normalise_over(
     group: dist.ProcessGroup, operations: Operations, providers: dict[str, str]
 ) -> Operations:
     """Make the normalisations take the statistics of a group of ranks. Raises InputError."""
-    for name in ("batch_norm", "batch_norm_relu", "batch_norm_add_relu"):
+    for name in ("batch_norm_relu", "batch_norm_add_relu", "batch_norm_batch_norm_add_relu"):
         if providers[name] != "torch":
             raise InputError(
                 f"[batch] batch_norm_span is that of {group.size()} ranks, which {name} by "
                 f"'{providers[name]}' cannot do: name 'torch' or normalise each rank by itself"
             )
-    add_relu = operations.batch_norm_add_relu
+    one, add = operations.batch_norm_relu, operations.batch_norm_add_relu
+    both = operations.batch_norm_batch_norm_add_relu
     return replace(
         operations,
-        batch_norm=over_group(operations.batch_norm, group, relu=False, twice=False),
-        batch_norm_relu=over_group(operations.batch_norm_relu, group, relu=True, twice=False),
-        batch_norm_add_relu=over_group(add_relu, group, relu=True, twice=True),
+        batch_norm_relu=over_group(one, group, inputs=1, normalised=1),
+        batch_norm_add_relu=over_group(add, group, inputs=2, normalised=1),
+        batch_norm_batch_norm_add_relu=over_group(both, group, inputs=2, normalised=2),
     )
 
 

@@ -208,3 +208,26 @@ def batch_norm_add_relu(
     )
     y = y.permute(0, 3, 1, 2)
     return y, y
+
+
+def batch_norm_batch_norm_add_relu(
+    x: Tensor,
+    shortcut: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    shortcut_weight: Tensor,
+    shortcut_bias: Tensor,
+    shortcut_mean: Tensor,
+    shortcut_var: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """As harness.ops.batch_norm_batch_norm_add_relu: apex has no kernel of both, so one by one."""
+    constants = (training, momentum, eps)
+    others = (shortcut_weight, shortcut_bias, shortcut_mean, shortcut_var)
+    residual = batch_norm(shortcut, *others, *constants)
+    own = (weight, bias, running_mean, running_var)
+    return batch_norm_add_relu(x, residual, *own, *constants)

@@ -39,7 +39,7 @@ class _BatchNorm(torch.autograd.Function):
         relu: bool,
     ) -> Tensor:
         running = (running_mean, running_var)
-        mean, spread = _find_statistics(x, running, training, momentum, eps)
+        mean, spread = find_statistics(x, running, training, momentum, eps)
         y, _ = launches.apply(
             x, None, mean, spread, weight, bias, eps, not training, relu, keep_mask=False
         )
@@ -50,13 +50,13 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, spread = ctx.saved_tensors
-        inverse = _invert(spread, ctx)
-        gradient = _check_gradient(gradients[0], x)
+        inverse = invert(spread, ctx)
+        gradient = check_gradient(gradients[0], x)
         sums, products, _ = launches.reduce(
             gradient, None, x, None, mean, inverse, weight, bias, ctx.relu
         )
         weight_gradient, bias_gradient, slope, offset = launches.finalize_backward(
-            sums, products, inverse, weight, _count_rows(x), ctx.training
+            sums, products, inverse, weight, count_rows(x), ctx.training
         )
         input_gradient = launches.input_gradient(
             gradient, x, mean, inverse, weight, bias, slope, offset, ctx.relu
@@ -82,7 +82,7 @@ class _BatchNormAddReLU(torch.autograd.Function):
         keep_mask: bool,
     ) -> tuple[Tensor, Tensor]:
         running = (running_mean, running_var)
-        mean, spread = _find_statistics(x, running, training, momentum, eps)
+        mean, spread = find_statistics(x, running, training, momentum, eps)
         y, mask = launches.apply(
             x, residual, mean, spread, weight, bias, eps, not training, True, keep_mask
         )
@@ -94,8 +94,8 @@ class _BatchNormAddReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         x, mask, weight, bias, mean, spread = ctx.saved_tensors
-        inverse = _invert(spread, ctx)
-        given = [_check_gradient(g, x) for g in gradients if g is not None]
+        inverse = invert(spread, ctx)
+        given = [check_gradient(g, x) for g in gradients if g is not None]
         if not given:
             return (None,) * 10
         second = given[1] if len(given) == 2 else None
@@ -103,7 +103,7 @@ class _BatchNormAddReLU(torch.autograd.Function):
             given[0], second, x, mask, mean, inverse, weight, bias, relu=False
         )
         weight_gradient, bias_gradient, slope, offset = launches.finalize_backward(
-            sums, products, inverse, weight, _count_rows(x), ctx.training
+            sums, products, inverse, weight, count_rows(x), ctx.training
         )
         input_gradient = launches.input_gradient(
             residual_gradient, x, mean, inverse, weight, bias, slope, offset, relu=False
@@ -111,27 +111,29 @@ class _BatchNormAddReLU(torch.autograd.Function):
         return (input_gradient, residual_gradient, weight_gradient, bias_gradient, *[None] * 6)
 
 
-def _find_statistics(
+def find_statistics(
     x: Tensor, running: tuple[Tensor, Tensor], training: bool, momentum: float, eps: float
 ) -> tuple[Tensor, Tensor]:
     """Mean and inverse deviation of the batch, or the running mean and variance."""
     if not training:
         return running
     means, squares = launches.statistics(x)
-    rows, tile_rows = _count_rows(x), launches.count_tile_rows(x)
+    rows, tile_rows = count_rows(x), launches.count_tile_rows(x)
     mean, inverse = launches.finalize(means, squares, *running, rows, tile_rows, momentum, eps)
     return mean, inverse
 
 
-def _invert(spread: Tensor, ctx: Any) -> Tensor:
+def invert(spread: Tensor, ctx: Any) -> Tensor:
+    """The inverse deviation, from itself in training or from the running variance."""
     return spread if ctx.training else torch.rsqrt(spread + ctx.eps)
 
 
-def _count_rows(x: Tensor) -> int:
+def count_rows(x: Tensor) -> int:
+    """Values of a channel."""
     return x.numel() // x.shape[1]
 
 
-def _check(x: Tensor, residual: Tensor | None, vectors: list[Tensor], training: bool) -> None:
+def check(x: Tensor, residual: Tensor | None, vectors: list[Tensor], training: bool) -> None:
     """Refuse what the kernels would read wrongly: never a silent copy."""
     if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
         raise InputError(
@@ -147,24 +149,25 @@ def _check(x: Tensor, residual: Tensor | None, vectors: list[Tensor], training: 
             "batch normalisation by triton takes fp32 parameters and running statistics of "
             f"{x.shape[1]} channels"
         )
-    if training and _count_rows(x) < 2:
+    if training and count_rows(x) < 2:
         raise InputError("batch normalisation in training needs more than one value a channel")
     if residual is None:
         return
     if residual.shape != x.shape or residual.dtype != x.dtype or x.shape[1] % 8:
         raise InputError(
-            "batch_norm_add_relu by triton takes x and a residual alike, of 8 channels or a "
+            "adding a residual by triton takes x and a residual alike, of 8 channels or a "
             f"multiple: not {tuple(x.shape)} {x.dtype} and {tuple(residual.shape)} "
             f"{residual.dtype}"
         )
     if not residual.is_contiguous(memory_format=torch.channels_last):
         raise InputError(
-            "batch_norm_add_relu by triton takes a residual with channels_last strides, not "
+            "adding a residual by triton takes a residual with channels_last strides, not "
             f"{residual.stride()}"
         )
 
 
-def _check_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+def check_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    """Refuse a gradient that the kernels would read wrongly."""
     if gradient.dtype != x.dtype or not gradient.is_contiguous(memory_format=torch.channels_last):
         raise InputError(
             "batch normalisation by triton got a gradient of another layout than its output: "
@@ -185,7 +188,7 @@ def batch_norm(
     eps: float,
 ) -> Tensor:
     """As harness.ops.batch_norm, for channels_last strides; raises InputError for others."""
-    _check(x, None, [weight, bias, running_mean, running_var], training)
+    check(x, None, [weight, bias, running_mean, running_var], training)
     y: Tensor = _BatchNorm.apply(  # type: ignore[no-untyped-call]
         x, weight, bias, running_mean, running_var, training, momentum, eps, False
     )
@@ -203,7 +206,7 @@ def batch_norm_relu(
     eps: float,
 ) -> Tensor:
     """As harness.ops.batch_norm_relu, for channels_last strides; raises InputError for others."""
-    _check(x, None, [weight, bias, running_mean, running_var], training)
+    check(x, None, [weight, bias, running_mean, running_var], training)
     y: Tensor = _BatchNorm.apply(  # type: ignore[no-untyped-call]
         x, weight, bias, running_mean, running_var, training, momentum, eps, True
     )
@@ -226,7 +229,7 @@ def batch_norm_add_relu(
     The two results are one tensor; a gradient of each is added in the first pass of backward.
     Raises InputError for other layouts.
     """
-    _check(x, residual, [weight, bias, running_mean, running_var], training)
+    check(x, residual, [weight, bias, running_mean, running_var], training)
     keep_mask = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (x, residual, weight, bias)
     )

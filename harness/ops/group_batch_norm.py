@@ -92,23 +92,26 @@ def group_batch_norm(
 
 
 def over_group(
-    operation: Callable[..., Any], group: dist.ProcessGroup, relu: bool, twice: bool
+    operation: Callable[..., Any], group: dist.ProcessGroup, inputs: int, normalised: int
 ) -> Callable[..., Any]:
-    """Make batch_norm, batch_norm_relu or batch_norm_add_relu normalise over a group in training.
+    """Make an operation that normalises, adds and ends with a ReLU do so over a group in training.
 
-    operation: the definition, which serves in evaluation; relu: whether it ends with one; twice:
-    whether it takes a residual and returns its result twice.
+    operation: the definition, which serves in evaluation; inputs: how many tensors it adds, of
+    which it normalises the first `normalised`. With more than one it returns its result twice.
     """
 
-    def normalise(x: Tensor, *rest: Any) -> Any:
-        residual, arguments = (rest[0], rest[1:]) if twice else (None, rest)
-        weight, bias, mean, var, training, momentum, eps = arguments
+    def normalise(*arguments: Any) -> Any:
+        training, momentum, eps = arguments[-3:]
         if not training:
-            return operation(x, *rest)
-        y = group_batch_norm(x, weight, bias, mean, var, momentum, eps, group)
-        if residual is not None:
-            y = y + residual
-        y = torch.relu(y) if relu else y
-        return (y, y) if twice else y
+            return operation(*arguments)
+        vectors = arguments[inputs:-3]
+        added = list(arguments[:inputs])
+        for number in range(normalised):
+            weight, bias, mean, var = vectors[4 * number : 4 * number + 4]
+            added[number] = group_batch_norm(
+                added[number], weight, bias, mean, var, momentum, eps, group
+            )
+        y = torch.relu(sum(added[1:], added[0]))
+        return y if inputs == 1 else (y, y)
 
     return normalise

@@ -26,6 +26,7 @@ PROVIDERS = (
     "fused",
     "padded",
     "scaled_mm",
+    "separate",
 )
 
 # operation -> provider -> "module:function"
@@ -44,6 +45,12 @@ TABLE: dict[str, dict[str, str]] = {
         "torch": "harness.ops.batch_norm_add_relu:batch_norm_add_relu",
         "triton": "harness.ops.batch_norm_triton:batch_norm_add_relu",
         "apex": "harness.ops.batch_norm_apex:batch_norm_add_relu",
+    },
+    "batch_norm_batch_norm_add_relu": {
+        "torch": "harness.ops.batch_norm_batch_norm_add_relu:batch_norm_batch_norm_add_relu",
+        "triton": "harness.ops.batch_norm_pair_triton:batch_norm_batch_norm_add_relu",
+        "separate": "harness.ops.batch_norm_pair_triton:batch_norm_then_batch_norm_add_relu",
+        "apex": "harness.ops.batch_norm_apex:batch_norm_batch_norm_add_relu",
     },
     "label_smoothed_cross_entropy": {
         "torch": "harness.ops.label_smoothed_cross_entropy:label_smoothed_cross_entropy",

@@ -180,6 +180,52 @@ def test_batch_norms_have_right_gradients(operation: str) -> None:
     assert torch.autograd.gradcheck(apply, [leaf.requires_grad_() for leaf in inputs])
 
 
+def make_pair_arguments(seed: int) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Arguments of each normalisation, and of both in one operation."""
+    own, other = make_batch_norm_arguments(seed), make_batch_norm_arguments(seed + 1)
+    names = {name: f"shortcut_{name.removeprefix('running_')}" for name in
+             ("weight", "bias", "running_mean", "running_var")}  # fmt: skip
+    return own, other, own | {names[name]: other[name] for name in names}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_two_batch_norms_are_their_formulas_and_move_their_statistics(training: bool) -> None:
+    own, other, both = make_pair_arguments(5)
+    x, shortcut = (
+        (scale * torch.randn(4, 5, 6, 7) + 2).to(memory_format=torch.channels_last)
+        for scale in (3, 0.5)
+    )
+    kept = x.clone(), shortcut.clone()
+    found = [
+        batch_norm_formula(tensor, arguments | {"training": training})
+        for tensor, arguments in ((x, own), (shortcut, other))
+    ]
+    operation = resolve("batch_norm_batch_norm_add_relu", "torch")
+    y, again = operation(x, shortcut, **(both | {"training": training}))
+    assert again is y and y.stride() == x.stride()
+    assert torch.equal(x, kept[0]) and torch.equal(shortcut, kept[1])
+    assert close(y, (found[0][0] + found[1][0]).relu())
+    moved = [both[name] for name in ("running_mean", "running_var")]
+    moved += [both[name] for name in ("shortcut_mean", "shortcut_var")]
+    for ours, theirs in zip(moved, (*found[0][1:], *found[1][1:]), strict=True):
+        assert close(ours, theirs)
+
+
+def test_two_batch_norms_have_right_gradients() -> None:
+    _, _, both = make_pair_arguments(6)
+    trained = ("weight", "bias", "shortcut_weight", "shortcut_bias")
+    leaves = [torch.randn(2, 5, 2, 1, dtype=torch.float64) for _ in range(2)]
+    leaves += [both[name].double() for name in trained]
+
+    def apply(*tensors: Tensor) -> Tensor:
+        given = {k: v.double() if isinstance(v, Tensor) else v for k, v in both.items()}
+        given |= dict(zip(trained, tensors[2:], strict=True))
+        y: Tensor = resolve("batch_norm_batch_norm_add_relu", "torch")(*tensors[:2], **given)[0]
+        return y
+
+    assert torch.autograd.gradcheck(apply, [leaf.requires_grad_() for leaf in leaves])
+
+
 def test_batch_norm_of_bf16_keeps_statistics_in_fp32() -> None:
     arguments = make_batch_norm_arguments(3)
     x = torch.randn(64, 5, 8, 8).bfloat16() + 16

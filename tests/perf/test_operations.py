@@ -63,26 +63,46 @@ def test_fused_normalisation_moves_what_its_two_passes_read_and_write():
     pytest.importorskip("triton")
     config = load_config(ROOT / "resnet" / "configs" / "h200_4x8.toml", resnet.config.Config)
     table = operations.name_providers(config.operations, "triton")
-    assert table["batch_norm_add_relu"] == "triton"
+    assert table["batch_norm_batch_norm_add_relu"] == "triton"
     step, _ = operations.count_resnet(dataclasses.replace(config, operations=table), images=32)
-    plain = 64 * 112**2  # normalised alone or with a ReLU
+    plain = 64 * 112**2  # normalised with a ReLU
     blocks = 0  # before a residual
+    pairs = 0  # added to a shortcut that is normalised with it
     for width, depth, side in ((64, 3, 56), (128, 4, 28), (256, 6, 14), (512, 3, 7)):
         before = 1 if width == 64 else 4  # the first 1x1 convolution sees the larger side
-        plain += width * side**2 * (2 * depth - 1 + before) + 4 * width * side**2
-        blocks += 4 * width * side**2 * depth
+        plain += width * side**2 * (2 * depth - 1 + before)
+        blocks += 4 * width * side**2 * (depth - 1)
+        pairs += 4 * width * side**2
     last = 2048 * 7**2  # its output is used once
     expected = {
-        "batch_norm_statistics": plain + blocks,
-        "batch_norm_apply": 2 * plain + (3 + 1 / 16) * blocks,
-        "batch_norm_reduce": 2 * plain + (4 + 1 / 16) * blocks - last,
-        "batch_norm_input_gradient": 3 * (plain + blocks),
+        "batch_norm_statistics": (53, plain + blocks + 2 * pairs),
+        "batch_norm_apply": (45, 2 * plain + (3 + 1 / 16) * blocks),
+        "batch_norm_apply_pair": (4, 3 * pairs),
+        "batch_norm_reduce": (45, 2 * plain + (4 + 1 / 16) * blocks - last),
+        "batch_norm_reduce_pair": (4, 5 * pairs),
+        "batch_norm_input_gradient": (45, 3 * (plain + blocks)),
+        "batch_norm_input_gradient_pair": (4, 5 * pairs),
     }
-    for name, elements in expected.items():
-        assert step.operations[f"harness::{name}"] == 53
+    for name, (number, elements) in expected.items():
+        assert step.operations[f"harness::{name}"] == number
         counted = step.bytes[f"harness::{name}"] / 32
         assert counted == pytest.approx(2 * elements, rel=0.03)  # and some vectors
         assert counted >= 2 * elements
+
+
+def test_two_normalisations_in_one_operation_save_what_is_between_them():
+    """The shortcut's result, written and read, and the gradient read twice: 4 1/8 an element."""
+    pytest.importorskip("triton")
+    config = load_config(ROOT / "resnet" / "configs" / "h200_4x8.toml", resnet.config.Config)
+    counted = []
+    for provider in ("triton", "separate"):
+        table = config.operations | {"batch_norm_batch_norm_add_relu": provider}
+        step, _ = operations.count_resnet(dataclasses.replace(config, operations=table), images=102)
+        counted.append((sum(step.bytes.values()) / 102, sum(step.operations.values())))
+    (joined, few), (apart, more) = counted
+    pairs = sum(4 * width * side**2 for width, side in ((64, 56), (128, 28), (256, 14), (512, 7)))
+    assert apart - joined == pytest.approx(2 * (4 + 1 / 8) * pairs, rel=0.01)
+    assert more - few == 4 * 3
 
 
 def test_updates_are_few_operations_however_many_tensors():

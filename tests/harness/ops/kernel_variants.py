@@ -32,6 +32,7 @@ NARROW_STORES = {
     "batch_norm_kernels:finalize_kernel": "four numbers a channel",
     "batch_norm_kernels:reduce_kernel": "two numbers a channel and part, beside the wide tiles",
     "batch_norm_kernels:finalize_backward_kernel": "four numbers a channel",
+    "batch_norm_pair_kernels:reduce_pair_kernel": "three numbers a channel and part, beside tiles",
     "lars_update_triton:norms_kernel": "two numbers a chunk of 256 elements",
     "chunk_sums_triton:sum_kernel": "two numbers a tensor",
     "label_smoothed_cross_entropy_triton:forward_kernel": "two numbers a row of logits",
@@ -148,11 +149,14 @@ def leaf_image(images: int, channels: int, side: int, dtype: torch.dtype) -> Ten
 
 def run_batch_norm(operation: str, shapes: list[tuple[int, int]], dtype: torch.dtype) -> None:
     function = resolve(operation, "triton")
-    count = 2 if operation == "batch_norm_add_relu" else 1
+    count = 2 if "add" in operation else 1
+    normalised = 2 if operation == "batch_norm_batch_norm_add_relu" else 1
     for images in (102, 204, 400):
         for channels, side in shapes:
-            parameters = [leaf(channels), leaf(channels)]
-            parameters += [vector.detach() for vector in parameters]
+            parameters = []
+            for _ in range(normalised):
+                trained = [leaf(channels), leaf(channels)]
+                parameters += [*trained, *[vector.detach() for vector in trained]]
             inputs = [leaf_image(images, channels, side, dtype) for _ in range(count)]
             with torch.no_grad():
                 function(*inputs, *parameters, False, 0.1, 1e-5)
@@ -206,6 +210,14 @@ CASES: dict[str, tuple[Callable[[torch.dtype], None], tuple[torch.dtype, ...]]] 
     "batch_norm": (partial(run_batch_norm, "batch_norm", WITH_RESIDUAL), SHORT),
     "batch_norm_relu": (partial(run_batch_norm, "batch_norm_relu", WITH_RELU), SHORT),
     "batch_norm_add_relu": (partial(run_batch_norm, "batch_norm_add_relu", WITH_RESIDUAL), SHORT),
+    "batch_norm_batch_norm_add_relu": (
+        partial(run_batch_norm, "batch_norm_batch_norm_add_relu", WITH_RESIDUAL),
+        SHORT,
+    ),
+    "batch_norm_batch_norm_add_relu in fp32": (
+        partial(run_batch_norm, "batch_norm_batch_norm_add_relu", WITH_RESIDUAL[:1]),
+        FULL,
+    ),
     "lars_update": (run_lars, (*FULL, *SHORT)),
     "lamb": (run_lamb, (*FULL, *SHORT)),
     "batch_norm in fp32": (partial(run_batch_norm, "batch_norm", WITH_RESIDUAL[:1]), FULL),
