@@ -12,12 +12,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.ops.batch_norm import batch_norm
-from harness.ops.group_batch_norm import group_batch_norm
+from harness.ops.group_batch_norm import group_batch_norm, over_group
+from harness.ops.table import resolve
 from harness.process_group import join_subgroup
 from tests.harness.test_gradients import fork_ranks, launch
 
 WORLD_SIZE, GROUP = 4, 2
 MOMENTUM, EPS = 0.1, 1e-5
+PAIR = "batch_norm_batch_norm_add_relu"
+# How many tensors are added, and how many of them are normalised.
+OPERATIONS = {"batch_norm_relu": (1, 1), "batch_norm_add_relu": (2, 1), PAIR: (2, 2)}
 
 
 def make_inputs(rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -44,8 +48,30 @@ def run_rank(rank: int) -> dict[str, np.ndarray]:
         tensors = {"y": y, "x": x.grad, "weight": weight.grad, "bias": bias.grad}
         tensors |= {"mean": mean, "var": var}
         found |= {f"{name} {key}": t.detach().float().numpy() for key, t in tensors.items()}
+    for name, (inputs, normalised) in OPERATIONS.items():
+        operation = over_group(resolve(name, "torch"), group, inputs, normalised)
+        leaves, gradient = make_leaves([rank], inputs)
+        values = make_vectors(normalised)
+        results = operation(*leaves, *values, True, MOMENTUM, EPS)
+        (results[1] if inputs == 2 else results).backward(gradient)
+        moved = [vector for vector in values if not vector.requires_grad]
+        found |= {f"{name} {k}": leaf.grad.numpy() for k, leaf in enumerate(leaves)}
+        found |= {f"{name} moved {k}": vector.numpy() for k, vector in enumerate(moved)}
+        y = operation(*leaves, *values, False, MOMENTUM, EPS)  # in evaluation each by itself
+        found[f"{name} alone"] = (y[0] if inputs == 2 else y).detach().numpy()
     dist.barrier()
     return found
+
+
+def make_leaves(ranks: list[int], inputs: int) -> tuple[list[Tensor], Tensor]:
+    """The tensors that are added, of these ranks together, and the gradient of their sum."""
+    made = [[make_inputs(rank + 10 * k, torch.float32) for rank in ranks] for k in range(inputs)]
+    leaves = [torch.cat([x for x, _ in one]).requires_grad_() for one in made]
+    return leaves, torch.cat([gradient for _, gradient in made[0]])
+
+
+def make_vectors(normalised: int) -> list[Tensor]:
+    return [vector for _ in range(normalised) for vector in make_parameters()]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +102,33 @@ def test_a_group_is_one_batch(seen: list[dict[str, np.ndarray]], name: str, limi
             assert int(seen[rank]["size"]) == GROUP
             check(seen[rank][f"{name} mean"], mean)
             check(seen[rank][f"{name} var"], var)
+
+
+@pytest.mark.parametrize("name", ["batch_norm_relu", "batch_norm_add_relu", PAIR])
+def test_every_operation_of_the_model_is_that_of_the_joined_batch(
+    seen: list[dict[str, np.ndarray]], name: str
+) -> None:
+    inputs, normalised = OPERATIONS[name]
+    for first in range(0, WORLD_SIZE, GROUP):
+        ranks = list(range(first, first + GROUP))
+        leaves, gradient = make_leaves(ranks, inputs)
+        values = make_vectors(normalised)
+        results = resolve(name, "torch")(*leaves, *values, True, MOMENTUM, EPS)
+        (results[0] if inputs == 2 else results).backward(gradient)
+        for k, leaf in enumerate(leaves):
+            joined = np.concatenate([seen[rank][f"{name} {k}"] for rank in ranks])
+            assert leaf.grad is not None
+            scale = float(leaf.grad.abs().max())
+            assert np.abs(joined - leaf.grad.numpy()).max() < 1e-4 * scale
+        moved = [vector for vector in values if not vector.requires_grad]
+        for rank in ranks:
+            for k, vector in enumerate(moved):
+                found = seen[rank][f"{name} moved {k}"]
+                np.testing.assert_allclose(found, vector.numpy(), rtol=1e-4, atol=1e-5)
+            own, _ = make_leaves([rank], inputs)
+            y = resolve(name, "torch")(*own, *values, False, MOMENTUM, EPS)
+            y = (y[0] if inputs == 2 else y).detach().numpy()
+            np.testing.assert_allclose(seen[rank][f"{name} alone"], y, rtol=1e-3, atol=1e-4)
 
 
 def test_groups_are_apart(seen: list[dict[str, np.ndarray]]) -> None:
