@@ -169,6 +169,20 @@ def test_resnet_is_the_model_and_input_of_the_rules(file: Path):
 
 
 @named(RESNET_FULL)
+def test_resnet_sees_every_image_in_every_epoch_and_few_twice(file: Path):
+    """Every rank's steps of an epoch cover its share; what is beyond comes from the next pass."""
+    batch = load_config(file, ResNetConfig).batch
+    steps = -(-IMAGENET_TRAIN_IMAGES // batch.global_batch_size)
+    beyond = steps * batch.global_batch_size - IMAGENET_TRAIN_IMAGES
+    assert beyond == {3264: 1_585, 3200: 2_033}[batch.global_batch_size]
+    images = batch.local_batch_size * batch.gradient_accumulation_steps
+    ranks = batch.global_batch_size // images
+    for rank in range(ranks):
+        first, last = (IMAGENET_TRAIN_IMAGES * end // ranks for end in (rank, rank + 1))
+        assert last - first <= steps * images
+
+
+@named(RESNET_FULL)
 def test_resnet_evaluates_soon_after_the_reference_converges(file: Path):
     config = load_config(file, ResNetConfig)
     mean = RESNET_RCP_MEAN_EPOCHS[config.batch.global_batch_size]

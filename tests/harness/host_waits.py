@@ -42,6 +42,24 @@ class DeviceWork(TorchDispatchMode):
         return result
 
 
+class Collectives(TorchDispatchMode):
+    """Notes the name of each collective, and the bytes of the tensors it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.bytes: list[int] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func.namespace == "c10d":
+            tensors = [one for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+            self.names.append(func._schema.name)
+            self.bytes.append(sum(one.numel() * one.element_size() for one in tensors))
+        return func(*args, **(kwargs or {}))
+
+
 def _keep_channels_last(value: Any) -> Any:
     if not isinstance(value, Tensor) or value.dim() != 4:
         return value

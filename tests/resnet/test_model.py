@@ -187,6 +187,24 @@ def test_adapted_and_skipped_parameters_share_out_all_parameters() -> None:
     assert all(parameter.dim() == 1 for parameter in skipped)
 
 
+def test_what_lars_adapts_and_skips_by_name() -> None:
+    """What docs/rules.md lists, and what the reference's list of substrings picks out."""
+    model = fifty_on_meta()
+    by_name = dict(zip(model.weight_names(), model.parameters(), strict=True))
+    adapted = {id(parameter) for parameter in model.adapted_parameters()}
+    names = {name for name, parameter in by_name.items() if id(parameter) in adapted}
+    depths = {1: 3, 2: 4, 3: 6, 4: 3}
+    expected = {"conv0_weight", "fc1_weight"}
+    for stage, depth in depths.items():
+        expected.add(f"stage{stage}_unit1_conv1sc_weight")
+        for unit in range(1, depth + 1):
+            expected |= {f"stage{stage}_unit{unit}_conv{n}_weight" for n in (1, 2, 3)}
+    assert names == expected and len(names) == 54
+    skipped = set(by_name) - names
+    assert skipped == {name for name in by_name if "bn" in name or "bias" in name}
+    assert len(skipped) == 107
+
+
 def test_weight_names_are_those_of_the_run_log() -> None:
     model = fifty_on_meta()
     names = model.weight_names()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from harness.schedules import PolynomialWarmup
 from tests.harness.optimizers.flat_model import (
     ADAPTED,
     SHAPES,
+    ZERO_WEIGHT,
     Bag,
     draw,
     draw_gradients,
@@ -23,7 +25,7 @@ from tests.harness.optimizers.flat_model import (
     put_gradients,
     read_masters,
 )
-from tests.harness.test_optimizers import read_golden
+from tests.harness.test_optimizers import lars_oracle, read_golden
 
 CPU = torch.device("cpu")
 PROVIDERS = sorted(TABLE["lars_update"])
@@ -94,6 +96,33 @@ def test_the_weights_are_the_plain_optimizers(
         for placed in pool.placed:
             covered[placed.start : placed.stop] = True
         assert not covered.all() and not pool.master[~covered].any()  # what fills chunks stays 0
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_the_equation_in_fp64_over_200_steps(provider: str) -> None:
+    """Weights and gradients that are zero throughout or for a while, and a rate for every step."""
+    values, steps = draw(SHAPES, 7), 200
+    schedule = PolynomialWarmup(2.0, 0.0001, warmup_steps=20, total_steps=steps)
+    rates = [schedule(step) for step in range(steps)]
+    bag = Bag(values)
+    parameters = flatten_bag(bag, ADAPTED)
+    optimizer = make(parameters, rates, provider, weight_decay=1e-4)
+    weights = [value.double().numpy() for value in values]
+    momenta = [np.zeros_like(weight) for weight in weights]
+    for step, rate in enumerate(rates):
+        gradients = draw_gradients(step)
+        if step < 3:
+            gradients[ZERO_WEIGHT].zero_()  # its weight stays zero until then
+        put_gradients(parameters, bag, gradients)
+        optimizer.update()
+        for i, gradient in enumerate(gradients):
+            weights[i], momenta[i] = lars_oracle(
+                weights[i], momenta[i], gradient.double().numpy(), rate, i in ADAPTED
+            )
+        if step == 2:
+            assert not read_masters(parameters, bag)[ZERO_WEIGHT].any()
+    for ours, theirs in zip(read_masters(parameters, bag), weights, strict=True):
+        assert measure_error(ours, theirs) < 1e-5
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
