@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 EXPANSION = 4
@@ -60,6 +59,7 @@ class Operations:
     batch_norm_relu: Callable[..., Tensor]
     batch_norm_add_relu: Callable[..., tuple[Tensor, Tensor]]
     batch_norm_batch_norm_add_relu: Callable[..., tuple[Tensor, Tensor]]
+    batch_norm_relu_max_pool: Callable[..., Tensor]
     label_smoothed_cross_entropy: Callable[..., Tensor]
     lars_update: Callable[..., None]
 
@@ -149,7 +149,7 @@ class ResNet(nn.Module):
         super().__init__()
         self.config = config
         self.conv0 = convolution(config.input_channels, config.stem_width, 7, 2)
-        self.bn0 = BatchNorm(config.stem_width, operations.batch_norm_relu)
+        self.bn0 = BatchNorm(config.stem_width, operations.batch_norm_relu_max_pool)
         channels = config.stem_width
         for number, (width, depth) in enumerate(zip(config.widths, config.depths, strict=True), 1):
             stage = nn.Sequential()
@@ -171,7 +171,6 @@ class ResNet(nn.Module):
         """
         x = images.contiguous(memory_format=torch.channels_last)
         x = self.bn0(self.conv0(x))
-        x = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
         x, _ = self.stage4(self.stage3(self.stage2(self.stage1((x, x)))))
         # (N, H W, C): the mean's gradient then has the strides of x, which kernels rely on.
         x = x.permute(0, 2, 3, 1).flatten(1, 2)

@@ -41,19 +41,20 @@ def normalise_over(
     group: dist.ProcessGroup, operations: Operations, providers: dict[str, str]
 ) -> Operations:
     """Make the normalisations take the statistics of a group of ranks. Raises InputError."""
-    for name in ("batch_norm_relu", "batch_norm_add_relu", "batch_norm_batch_norm_add_relu"):
+    for name in (name for name in providers if name.startswith("batch_norm")):
         if providers[name] != "torch":
             raise InputError(
                 f"[batch] batch_norm_span is that of {group.size()} ranks, which {name} by "
                 f"'{providers[name]}' cannot do: name 'torch' or normalise each rank by itself"
             )
     one, add = operations.batch_norm_relu, operations.batch_norm_add_relu
-    both = operations.batch_norm_batch_norm_add_relu
+    both, pool = operations.batch_norm_batch_norm_add_relu, operations.batch_norm_relu_max_pool
     return replace(
         operations,
         batch_norm_relu=over_group(one, group, inputs=1, normalised=1),
         batch_norm_add_relu=over_group(add, group, inputs=2, normalised=1),
         batch_norm_batch_norm_add_relu=over_group(both, group, inputs=2, normalised=2),
+        batch_norm_relu_max_pool=over_group(pool, group, inputs=1, normalised=1, pool=True),
     )
 
 

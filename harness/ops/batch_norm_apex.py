@@ -15,9 +15,11 @@ from typing import Any
 
 import bnp
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from harness.commands import InputError
+from harness.ops.batch_norm_relu_max_pool import PADDING, STRIDE, WINDOW
 
 PROGRAMS_PER_MULTIPROCESSOR = 2  # apex's max_cta_per_sm
 SPARE_PROGRAMS = 12  # apex's cta_launch_margin
@@ -231,3 +233,19 @@ def batch_norm_batch_norm_add_relu(
     residual = batch_norm(shortcut, *others, *constants)
     own = (weight, bias, running_mean, running_var)
     return batch_norm_add_relu(x, residual, *own, *constants)
+
+
+def batch_norm_relu_max_pool(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Tensor:
+    """As harness.ops.batch_norm_relu_max_pool: apex has no pooling, which is torch's."""
+    vectors = (weight, bias, running_mean, running_var)
+    y = batch_norm_relu(x, *vectors, training, momentum, eps)
+    return F.max_pool2d(y, WINDOW, STRIDE, PADDING)

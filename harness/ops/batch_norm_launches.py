@@ -59,11 +59,13 @@ def plan_merge(kernel: Any, parts: int, channels: int, constants: dict[str, bool
     return Launch(kernel, grid, {**constants, **sizes}, warps=8)
 
 
-def plan_apply(kernel: Any, x: Tensor, constants: dict[str, bool]) -> tuple[Launch, int]:
+def plan_apply(
+    kernel: Any, x: Tensor, constants: dict[str, bool], tile_bytes: int = APPLY_TILE_BYTES
+) -> tuple[Launch, int]:
     """A second pass over x, and how many tiles one program has of the rows."""
     rows, channels = x.numel() // x.shape[1], x.shape[1]
     block_channels = min(APPLY_CHANNELS, max(8, round_up_to_power(channels)))
-    block_rows = APPLY_TILE_BYTES // x.element_size() // block_channels
+    block_rows = tile_bytes // x.element_size() // block_channels
     blocks, row_tiles = divide_up(channels, block_channels), divide_up(rows, block_rows)
     programs = APPLY_PROGRAMS_PER_MULTIPROCESSOR * count_multiprocessors(x.device)
     tiles = min(max(blocks * row_tiles // programs, 1), MOST_APPLY_TILES)

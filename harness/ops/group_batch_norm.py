@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
+
+from harness.ops.batch_norm_relu_max_pool import PADDING, STRIDE, WINDOW
 
 OVER = (0, 2, 3)
 
@@ -92,12 +95,17 @@ def group_batch_norm(
 
 
 def over_group(
-    operation: Callable[..., Any], group: dist.ProcessGroup, inputs: int, normalised: int
+    operation: Callable[..., Any],
+    group: dist.ProcessGroup,
+    inputs: int,
+    normalised: int,
+    pool: bool = False,
 ) -> Callable[..., Any]:
     """Make an operation that normalises, adds and ends with a ReLU do so over a group in training.
 
     operation: the definition, which serves in evaluation; inputs: how many tensors it adds, of
-    which it normalises the first `normalised`. With more than one it returns its result twice.
+    which it normalises the first `normalised`; pool: whether max pooling follows. With more than
+    one tensor it returns its result twice.
     """
 
     def normalise(*arguments: Any) -> Any:
@@ -112,6 +120,8 @@ def over_group(
                 added[number], weight, bias, mean, var, momentum, eps, group
             )
         y = torch.relu(sum(added[1:], added[0]))
+        if pool:
+            y = F.max_pool2d(y, WINDOW, STRIDE, PADDING)
         return y if inputs == 1 else (y, y)
 
     return normalise

@@ -52,6 +52,12 @@ TABLE: dict[str, dict[str, str]] = {
         "separate": "harness.ops.batch_norm_pair_triton:batch_norm_then_batch_norm_add_relu",
         "apex": "harness.ops.batch_norm_apex:batch_norm_batch_norm_add_relu",
     },
+    "batch_norm_relu_max_pool": {
+        "torch": "harness.ops.batch_norm_relu_max_pool:batch_norm_relu_max_pool",
+        "triton": "harness.ops.batch_norm_pool_triton:batch_norm_relu_max_pool",
+        "separate": "harness.ops.batch_norm_pool_triton:batch_norm_relu_then_max_pool",
+        "apex": "harness.ops.batch_norm_apex:batch_norm_relu_max_pool",
+    },
     "label_smoothed_cross_entropy": {
         "torch": "harness.ops.label_smoothed_cross_entropy:label_smoothed_cross_entropy",
         "triton": "harness.ops.label_smoothed_cross_entropy_triton:label_smoothed_cross_entropy",

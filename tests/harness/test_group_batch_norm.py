@@ -22,6 +22,8 @@ MOMENTUM, EPS = 0.1, 1e-5
 PAIR = "batch_norm_batch_norm_add_relu"
 # How many tensors are added, and how many of them are normalised.
 OPERATIONS = {"batch_norm_relu": (1, 1), "batch_norm_add_relu": (2, 1), PAIR: (2, 2)}
+POOL = "batch_norm_relu_max_pool"
+OPERATIONS |= {POOL: (1, 1)}
 
 
 def make_inputs(rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -49,11 +51,11 @@ def run_rank(rank: int) -> dict[str, np.ndarray]:
         tensors |= {"mean": mean, "var": var}
         found |= {f"{name} {key}": t.detach().float().numpy() for key, t in tensors.items()}
     for name, (inputs, normalised) in OPERATIONS.items():
-        operation = over_group(resolve(name, "torch"), group, inputs, normalised)
+        operation = over_group(resolve(name, "torch"), group, inputs, normalised, name == POOL)
         leaves, gradient = make_leaves([rank], inputs)
         values = make_vectors(normalised)
         results = operation(*leaves, *values, True, MOMENTUM, EPS)
-        (results[1] if inputs == 2 else results).backward(gradient)
+        (results[1] if inputs == 2 else results).backward(crop(name, gradient))
         moved = [vector for vector in values if not vector.requires_grad]
         found |= {f"{name} {k}": leaf.grad.numpy() for k, leaf in enumerate(leaves)}
         found |= {f"{name} moved {k}": vector.numpy() for k, vector in enumerate(moved)}
@@ -68,6 +70,11 @@ def make_leaves(ranks: list[int], inputs: int) -> tuple[list[Tensor], Tensor]:
     made = [[make_inputs(rank + 10 * k, torch.float32) for rank in ranks] for k in range(inputs)]
     leaves = [torch.cat([x for x, _ in one]).requires_grad_() for one in made]
     return leaves, torch.cat([gradient for _, gradient in made[0]])
+
+
+def crop(name: str, gradient: Tensor) -> Tensor:
+    """A pooled result has half as many rows and columns."""
+    return gradient[:, :, :2, :1] if name == POOL else gradient
 
 
 def make_vectors(normalised: int) -> list[Tensor]:
@@ -104,7 +111,7 @@ def test_a_group_is_one_batch(seen: list[dict[str, np.ndarray]], name: str, limi
             check(seen[rank][f"{name} var"], var)
 
 
-@pytest.mark.parametrize("name", ["batch_norm_relu", "batch_norm_add_relu", PAIR])
+@pytest.mark.parametrize("name", [*OPERATIONS])
 def test_every_operation_of_the_model_is_that_of_the_joined_batch(
     seen: list[dict[str, np.ndarray]], name: str
 ) -> None:
@@ -114,7 +121,7 @@ def test_every_operation_of_the_model_is_that_of_the_joined_batch(
         leaves, gradient = make_leaves(ranks, inputs)
         values = make_vectors(normalised)
         results = resolve(name, "torch")(*leaves, *values, True, MOMENTUM, EPS)
-        (results[0] if inputs == 2 else results).backward(gradient)
+        (results[0] if inputs == 2 else results).backward(crop(name, gradient))
         for k, leaf in enumerate(leaves):
             joined = np.concatenate([seen[rank][f"{name} {k}"] for rank in ranks])
             assert leaf.grad is not None

@@ -211,6 +211,21 @@ def test_two_batch_norms_are_their_formulas_and_move_their_statistics(training: 
         assert close(ours, theirs)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_pooling_takes_the_largest_of_each_window(training: bool) -> None:
+    arguments = make_batch_norm_arguments(7) | {"training": training}
+    x = torch.randn(2, 5, 6, 7).to(memory_format=torch.channels_last)
+    normal, mean, var = batch_norm_formula(x, arguments)
+    y = resolve("batch_norm_relu_max_pool", "torch")(x, **arguments)
+    assert y.shape == (2, 5, 3, 4) and y.is_contiguous(memory_format=torch.channels_last)
+    for row in range(3):
+        for column in range(4):
+            rows, columns = (slice(max(2 * k - 1, 0), 2 * k + 2) for k in (row, column))
+            largest = normal[:, :, rows, columns].amax((2, 3)).relu()
+            assert close(y[:, :, row, column], largest)
+    assert close(arguments["running_mean"], mean) and close(arguments["running_var"], var)
+
+
 def test_two_batch_norms_have_right_gradients() -> None:
     _, _, both = make_pair_arguments(6)
     trained = ("weight", "bias", "shortcut_weight", "shortcut_bias")

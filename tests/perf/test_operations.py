@@ -65,7 +65,8 @@ def test_fused_normalisation_moves_what_its_two_passes_read_and_write():
     table = operations.name_providers(config.operations, "triton")
     assert table["batch_norm_batch_norm_add_relu"] == "triton"
     step, _ = operations.count_resnet(dataclasses.replace(config, operations=table), images=32)
-    plain = 64 * 112**2  # normalised with a ReLU
+    stem = 64 * 112**2  # normalised and pooled
+    plain = 0  # normalised with a ReLU
     blocks = 0  # before a residual
     pairs = 0  # added to a shortcut that is normalised with it
     for width, depth, side in ((64, 3, 56), (128, 4, 28), (256, 6, 14), (512, 3, 7)):
@@ -75,12 +76,15 @@ def test_fused_normalisation_moves_what_its_two_passes_read_and_write():
         pairs += 4 * width * side**2
     last = 2048 * 7**2  # its output is used once
     expected = {
-        "batch_norm_statistics": (53, plain + blocks + 2 * pairs),
-        "batch_norm_apply": (45, 2 * plain + (3 + 1 / 16) * blocks),
+        "batch_norm_statistics": (53, stem + plain + blocks + 2 * pairs),
+        "batch_norm_apply_pool": (1, (1 + 3 / 8) * stem),
+        "batch_norm_reduce_pool": (1, (1 + 3 / 8) * stem),
+        "batch_norm_input_gradient_pool": (1, (2 + 3 / 8) * stem),
+        "batch_norm_apply": (44, 2 * plain + (3 + 1 / 16) * blocks),
         "batch_norm_apply_pair": (4, 3 * pairs),
-        "batch_norm_reduce": (45, 2 * plain + (4 + 1 / 16) * blocks - last),
+        "batch_norm_reduce": (44, 2 * plain + (4 + 1 / 16) * blocks - last),
         "batch_norm_reduce_pair": (4, 5 * pairs),
-        "batch_norm_input_gradient": (45, 3 * (plain + blocks)),
+        "batch_norm_input_gradient": (44, 3 * (plain + blocks)),
         "batch_norm_input_gradient_pair": (4, 5 * pairs),
     }
     for name, (number, elements) in expected.items():
@@ -103,6 +107,21 @@ def test_two_normalisations_in_one_operation_save_what_is_between_them():
     pairs = sum(4 * width * side**2 for width, side in ((64, 56), (128, 28), (256, 14), (512, 7)))
     assert apart - joined == pytest.approx(2 * (4 + 1 / 8) * pairs, rel=0.01)
     assert more - few == 4 * 3
+
+
+def test_pooling_with_normalisation_saves_what_is_between_them():
+    """The normalised stem, and places of 64 bits in a quarter as many windows."""
+    pytest.importorskip("triton")
+    config = load_config(ROOT / "resnet" / "configs" / "h200_4x8.toml", resnet.config.Config)
+    counted = []
+    for provider in ("triton", "separate"):
+        table = config.operations | {"batch_norm_relu_max_pool": provider}
+        step, _ = operations.count_resnet(dataclasses.replace(config, operations=table), images=102)
+        counted.append(sum(step.bytes.values()) / 102)
+    stem, window = 64 * 112**2, 64 * 56**2
+    apart = 2 * 11 * stem + (2 * 2 + 2 * 8) * window  # 16 bits a value, 64 a place
+    joined = 2 * 5 * stem + (3 * 2 + 3 * 1) * window  # 16 bits a value, 8 a place
+    assert counted[1] - counted[0] == pytest.approx(apart - joined, rel=0.01)
 
 
 def test_updates_are_few_operations_however_many_tensors():

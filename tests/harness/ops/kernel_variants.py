@@ -33,6 +33,7 @@ NARROW_STORES = {
     "batch_norm_kernels:reduce_kernel": "two numbers a channel and part, beside the wide tiles",
     "batch_norm_kernels:finalize_backward_kernel": "four numbers a channel",
     "batch_norm_pair_kernels:reduce_pair_kernel": "three numbers a channel and part, beside tiles",
+    "batch_norm_pool_kernels:reduce_pool_kernel": "two numbers a channel and part",
     "lars_update_triton:norms_kernel": "two numbers a chunk of 256 elements",
     "chunk_sums_triton:sum_kernel": "two numbers a tensor",
     "label_smoothed_cross_entropy_triton:forward_kernel": "two numbers a row of logits",
@@ -138,7 +139,8 @@ def run_cross_entropy(dtype: torch.dtype) -> None:
 
 
 # channels and side of what ResNet-50 normalises: with a ReLU, and before the residual
-WITH_RELU = [(64, 112), (64, 56), (128, 56), (128, 28), (256, 28), (256, 14), (512, 14), (512, 7)]
+WITH_POOL = [(64, 112)]
+WITH_RELU = [(64, 56), (128, 56), (128, 28), (256, 28), (256, 14), (512, 14), (512, 7)]
 WITH_RESIDUAL = [(256, 56), (512, 28), (1024, 14), (2048, 7)]
 
 
@@ -217,6 +219,11 @@ CASES: dict[str, tuple[Callable[[torch.dtype], None], tuple[torch.dtype, ...]]] 
     "batch_norm_batch_norm_add_relu in fp32": (
         partial(run_batch_norm, "batch_norm_batch_norm_add_relu", WITH_RESIDUAL[:1]),
         FULL,
+    ),
+    # In evaluation and training, before the 56 x 56 pixels of the first stage.
+    "batch_norm_relu_max_pool": (
+        partial(run_batch_norm, "batch_norm_relu_max_pool", WITH_POOL),
+        SHORT,
     ),
     "lars_update": (run_lars, (*FULL, *SHORT)),
     "lamb": (run_lamb, (*FULL, *SHORT)),

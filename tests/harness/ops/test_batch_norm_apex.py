@@ -20,7 +20,8 @@ from harness.commands import InputError
 from harness.ops.table import resolve
 
 PAIR = "batch_norm_batch_norm_add_relu"
-OPERATIONS = ["batch_norm", "batch_norm_relu", "batch_norm_add_relu", PAIR]
+POOL = "batch_norm_relu_max_pool"
+OPERATIONS = ["batch_norm", "batch_norm_relu", "batch_norm_add_relu", PAIR, POOL]
 
 
 class Extension(types.ModuleType):
