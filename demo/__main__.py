@@ -20,6 +20,8 @@ TEXT_PARTS, DOCUMENTS_PER_PART, EVALUATION_DOCUMENTS = 4, 250, 60
 EVALUATION_SAMPLES = 512
 FIRST_PHASE_UPDATES = 128
 
+# What a run expects of packed images: data in another form is made anew.
+FORMAT = ROOT / "resnet" / "shards.py"
 STAMP = "made_by"
 RUN_PARTS = ("resnet", "bert")
 
@@ -81,9 +83,9 @@ def describe(folder: Path, version: str) -> str:
 
 
 def hash_sources() -> str:
-    """Hash what decides the data: the demonstration's sources and BERT's configuration."""
+    """Hash what decides the data: the demonstration's sources, BERT's configuration, the format."""
     digest = hashlib.sha256()
-    for file in sorted([*(ROOT / "demo").glob("*.py"), CONFIG]):
+    for file in sorted([*(ROOT / "demo").glob("*.py"), CONFIG, FORMAT]):
         digest.update(file.read_bytes())
     return digest.hexdigest()
 
