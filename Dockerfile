@@ -18,7 +18,14 @@ LABEL org.opencontainers.image.title="lp-mlperf-kit" \
 USER 0:0
 # The packages first: a changed source then builds in seconds.
 COPY container /opt/lp-mlperf-kit/container
-RUN BASE_IMAGE="${BASE_IMAGE}" DEVICE="${DEVICE}" bash /opt/lp-mlperf-kit/container/install.sh packages
+# For a base without apex, which is then built: from another git repository with the pinned commit, for these
+# GPUs, so many files at a time (auto: by cores and memory).
+ARG APEX_SOURCE=pinned
+ARG APEX_ARCHITECTURES="8.0 9.0 10.0"
+ARG MAX_JOBS=auto
+RUN BASE_IMAGE="${BASE_IMAGE}" DEVICE="${DEVICE}" APEX_SOURCE="${APEX_SOURCE}" \
+    APEX_ARCHITECTURES="${APEX_ARCHITECTURES}" MAX_JOBS="${MAX_JOBS}" \
+    bash /opt/lp-mlperf-kit/container/install.sh packages
 COPY . /opt/lp-mlperf-kit
 RUN BASE_IMAGE="${BASE_IMAGE}" DEVICE="${DEVICE}" bash /opt/lp-mlperf-kit/container/install.sh finish
 ENV PATH=/opt/lp-mlperf-environment/bin:${PATH} \

@@ -6,8 +6,6 @@ Only modules that hold loops import this one, and with it numba; no trainer does
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from harness.commands import InputError
+from harness.private_folders import find_private_folder
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -45,28 +44,6 @@ def is_writable(folder: Path) -> bool:
     return True
 
 
-def find_private_folder(place: Path) -> Path:
-    """Return this user's own folder in a place that everyone may write to.
-
-    Loading machine code is running it, so a folder that another user could have filled is refused.
-    Raises InputError naming it.
-    """
-    folder = place / f"lp-mlperf-kit-{os.getuid()}"
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-        private = private and not found.st_mode & 0o077
-    except FileExistsError:
-        private = False
-    if not private:
-        raise InputError(
-            f"{folder} is not a folder that this user alone may use: remove it, or name another "
-            "folder for compiled loops in NUMBA_CACHE_DIR"
-        )
-    return folder
-
-
 def choose_cache_folder(given: str, package: Path, temporary: Path) -> Path:
     """Choose where machine code is kept.
 
@@ -81,7 +58,8 @@ def choose_cache_folder(given: str, package: Path, temporary: Path) -> Path:
         raise InputError(f"NUMBA_CACHE_DIR={given} cannot be written to: name another folder")
     folder = package / "__pycache__" / name
     if not is_writable(folder):
-        folder = find_private_folder(temporary) / name
+        mend = "name another folder for compiled loops in NUMBA_CACHE_DIR"
+        folder = find_private_folder(temporary, mend) / name
         if not is_writable(folder):
             raise InputError(f"{folder} cannot be written to: name a folder in NUMBA_CACHE_DIR")
     return folder

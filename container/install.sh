@@ -4,6 +4,8 @@
 #   install.sh finish      rights, manifest and bill of materials of the environment and the sources
 # DEVICE=cuda (the base brings torch for CUDA) or DEVICE=cpu (torch is installed too); BASE_IMAGE names the
 # base in the manifest. The base's own packages are seen through the environment and left as they are.
+# A cuda image whose base has no apex that serves gets one: container/build_apex.py tells of APEX_SOURCE,
+# APEX_ARCHITECTURES and MAX_JOBS.
 set -euo pipefail
 kit=/opt/lp-mlperf-kit
 environment=/opt/lp-mlperf-environment
@@ -35,13 +37,31 @@ install_packages() {
     if [ -n "$base_torch" ] && [ "$(torch_version "$environment/bin/python")" != "$base_torch" ]; then
         fail "the base image's torch $base_torch is hidden by another: the lock must not hold torch"
     fi
+    if [ "$device" = cuda ]; then provide_apex; fi
+}
+
+provide_apex() { # the base's, if it has all that the kit calls; else the pinned commit, built here
+    local python=$environment/bin/python status=0 tools
+    "$python" "$kit/container/build_apex.py" find "$environment" || status=$?
+    if [ "$status" -eq 1 ]; then
+        status=0
+        tools=$(mktemp -d)
+        make_tools "$tools"
+        PATH=$tools/bin:$PATH "$python" "$kit/container/build_apex.py" build "$environment" || status=$?
+        rm -rf "$tools"
+    fi
+    [ "$status" -eq 0 ] || exit "$status"
+}
+
+make_tools() { # $1: an environment of what an image is made with and does not keep
+    python3 -m venv --without-pip "$1"
+    install_into "$1" --no-deps --require-hashes -r "$kit/container/requirements-image.lock"
 }
 
 write_bill_of_materials() {
     local tools
     tools=$(mktemp -d)
-    python3 -m venv --without-pip "$tools"
-    install_into "$tools" --no-deps --require-hashes -r "$kit/container/requirements-image.lock"
+    make_tools "$tools"
     "$tools/bin/cyclonedx-py" environment --output-reproducible --of JSON \
         -o "$environment/manifest/sbom.json" "$environment/bin/python"
     rm -rf "$tools"

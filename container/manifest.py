@@ -1,7 +1,8 @@
 """Writes what an image holds: every package with its version, every source file with its SHA-256.
 
 python manifest.py KIT FOLDER writes FOLDER/manifest.json and FOLDER/packages.txt. Each run logs the
-manifest's own SHA-256; a reviewer who builds the image again compares the two manifests.
+manifest's own SHA-256; a reviewer who builds the image again compares the two manifests. That of a
+cuda image also says whose apex it has and what was built (FOLDER/apex.json, by build_apex.py).
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def main() -> None:
         "packages": packages,
         "files": hash_files(kit),
     }
+    if manifest["device"] == "cuda":
+        manifest["apex"] = json.loads((folder / "apex.json").read_text(encoding="utf-8"))
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     lines = "".join(f"{name}=={version}\n" for name, version in packages.items())
     (folder / "packages.txt").write_text(lines, encoding="utf-8")

@@ -11,6 +11,7 @@ import argparse
 import os
 import re
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ import torch.distributed as dist
 from harness.affinity import Binding, bind_rank
 from harness.caches import check_cleared, clear_caches
 from harness.commands import INTERRUPTED, NOT_GOOD, UNUSABLE, InputError, Parser, describe_os_error
+from harness.private_folders import choose_cache_folders
 from harness.process_group import describe_silent_ranks, end_all_ranks, finalize_mpi
 from harness.ranks import Launcher, Ranks, SharedFault, read_launcher
 from harness.systems import System
@@ -64,6 +66,8 @@ def parse_trainer_arguments(
 def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a trainer's main on this rank and leave with its status, ending all ranks on a fault."""
     try:
+        # Before anything compiles: Triton, torch and the driver ask for their folder at first use.
+        os.environ.update(choose_cache_folders(os.environ, Path(tempfile.gettempdir())))
         _end(main(sys.argv[1:]))
     except SystemExit:
         raise  # argparse has said what it had to, the same on every rank

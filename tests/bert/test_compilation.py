@@ -19,7 +19,6 @@ from bert.compilation import (
     CACHE_FOLDER,
     choose_cache_folder,
     count_trailing_zeros,
-    find_private_folder,
     hash_sources,
 )
 from bert.documents import Documents
@@ -55,21 +54,6 @@ def test_where_the_user_wants_it(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"NUMBA_CACHE_DIR=.*file cannot be written to"):
         choose_cache_folder(str(tmp_path / "file"), tmp_path / "package", tmp_path)
-
-
-@pytest.mark.parametrize("kind", ["open to others", "a link", "a file"])
-def test_a_folder_that_others_may_fill_is_refused(tmp_path: Path, kind: str) -> None:
-    folder = tmp_path / f"lp-mlperf-kit-{os.getuid()}"
-    if kind == "open to others":
-        folder.mkdir()
-        folder.chmod(0o770)
-    elif kind == "a link":
-        (tmp_path / "elsewhere").mkdir(mode=0o700)
-        folder.symlink_to(tmp_path / "elsewhere")
-    else:
-        folder.write_text("")
-    with pytest.raises(InputError, match="is not a folder that this user alone may use"):
-        find_private_folder(tmp_path)
 
 
 def test_a_change_in_any_loop_is_another_folder(

@@ -16,6 +16,7 @@ def read_dockerfile(path: Path) -> dict[str, Any]:
     lines = [line.split(None, 1) for line in text.splitlines() if line.strip()]
     found = [(word.upper(), re.sub(r"\s+", " ", rest).strip()) for word, rest in lines]
     arguments = dict(rest.split("=", 1) for word, rest in found if word == "ARG" and "=" in rest)
+    arguments = {key: value.strip('"') for key, value in arguments.items()}
     pairs = {
         word: dict(re.findall(r'(\S+?)=("[^"]*"|\S+)', rest))
         for word, rest in found

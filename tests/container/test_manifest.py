@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+
+import pytest
 
 from harness.provenance import hash_image_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def write(kit: Path, environment: Path) -> dict[str, object]:
+def write(kit: Path, environment: Path, device: str = "cpu") -> dict[str, object]:
     folder = environment / "manifest"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     program = str(ROOT / "container" / "manifest.py")
-    subprocess.run([sys.executable, program, str(kit), str(folder)], check=True)
+    subprocess.run(
+        [sys.executable, program, str(kit), str(folder)],
+        env={**os.environ, "DEVICE": device},
+        check=True,
+    )
     document = json.loads((folder / "manifest.json").read_text())
     assert isinstance(document, dict)
     return document
@@ -39,6 +46,19 @@ def test_packages_and_files(tmp_path: Path) -> None:
     assert packages["numpy"] == metadata.version("numpy")
     listed = (tmp_path / "environment" / "manifest" / "packages.txt").read_text().splitlines()
     assert listed == [f"{name}=={version}" for name, version in packages.items()]
+    assert "apex" not in document
+
+
+def test_a_cuda_image_says_whose_apex_it_has(tmp_path: Path) -> None:
+    (tmp_path / "kit").mkdir()
+    record = {"origin": "built", "commit": "0123", "extensions": ["bnp"]}
+    (tmp_path / "environment" / "manifest").mkdir(parents=True)
+    file = tmp_path / "environment" / "manifest" / "apex.json"
+    file.write_text(json.dumps(record))
+    assert write(tmp_path / "kit", tmp_path / "environment", "cuda")["apex"] == record
+    file.unlink()
+    with pytest.raises(subprocess.CalledProcessError):
+        write(tmp_path / "kit", tmp_path / "environment", "cuda")
 
 
 def test_the_same_image_has_the_same_manifest_and_another_has_not(tmp_path: Path) -> None:

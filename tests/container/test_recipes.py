@@ -55,6 +55,15 @@ def test_the_same_steps_and_environment() -> None:
     assert docker["PYTHONNOUSERSITE"] == docker["PYTHONDONTWRITEBYTECODE"] == "1"
 
 
+def test_every_argument_reaches_the_install_step() -> None:
+    passed = set(DOCKER["arguments"]) - {"REVISION"}
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    (run,) = re.findall(r"^RUN (.*?)install\.sh packages$", dockerfile, re.M | re.S)
+    assert set(re.findall(r'(\w+)="\$\{\1\}"', run)) == passed
+    definition = (ROOT / "Singularity.def").read_text()
+    assert set(re.findall(r'(\w+)="\{\{ \1 \}\}"', definition)) == passed
+
+
 def test_the_same_labels() -> None:
     docker = {key: fill(value) for key, value in DOCKER["labels"].items()}
     assert docker == {key: fill(value) for key, value in SINGULARITY["labels"].items()}
