@@ -32,7 +32,12 @@ HERE = Path(__file__).resolve().parent
 # A100, H100 and H200, B200. Not read from TORCH_CUDA_ARCH_LIST, which NVIDIA's images set to all
 # that torch knows.
 ARCHITECTURES = "8.0 9.0 10.0"
-GIBIBYTES_PER_JOB = 3  # what one nvcc may take
+GIBIBYTES_PER_JOB = 3  # one nvcc took 2.3
+HEADERS = (
+    "cuda_runtime.h",
+    "cusparse.h",
+    "cudnn.h",
+)  # the second for torch's own, the third for bnp
 ASK_TORCH = (
     "import json, torch; from torch.utils.cpp_extension import CUDA_HOME; "
     "print(json.dumps([torch.__version__, torch.version.cuda, CUDA_HOME]))"
@@ -104,19 +109,31 @@ def check_compilers() -> dict[str, str]:
             f"nvcc in {home} is of CUDA {found}, torch {torch} of CUDA {cuda}, but apex must be "
             f"compiled by the same: install the CUDA toolkit {cuda} and name it in CUDA_HOME"
         )
-    headers = [Path(home, "include"), *map(Path, os.environ.get("CPATH", "").split(":"))]
-    if not any((folder / "cusparse.h").is_file() for folder in headers):
-        fail(
-            f"the CUDA toolkit in {home} lacks the headers of its libraries (cusparse.h), which "
-            "torch's own ask for: install the whole toolkit, or name their folder in CPATH"
-        )
-    compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
-    if shutil.which(compiler) is None:
-        fail(
-            f"building apex needs a C++ compiler, and there is no {compiler}: install g++ in the "
-            "base image"
-        )
+    check_headers(home)
     return {"torch": torch, "nvcc": found, "home": home}
+
+
+def check_headers(home: str) -> None:
+    """Let the C++ compiler look for what a toolkit without its libraries lacks."""
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    if shutil.which(compiler[0]) is None:
+        fail(
+            f"building apex needs a C++ compiler, and there is no {compiler[0]}: install g++ in "
+            "the base image"
+        )
+    for header in HEADERS:
+        done = subprocess.run(
+            [*compiler, "-E", "-x", "c++", "-I", str(Path(home, "include")), "-o", os.devnull, "-"],
+            input=f"#include <{header}>\n",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            fail(
+                f"building apex needs {header}, which {compiler[0]} does not find, nor in {home}: "
+                "install the whole CUDA toolkit and cuDNN's headers, or name their folders in CPATH"
+            )
 
 
 def check_out(pin: Pin, source: str, folder: Path) -> None:

@@ -54,6 +54,15 @@ variable = "APEX_PAIR"
 functions = {{ run = {count} }}
 """
 
+NVCC = """#!/bin/sh
+echo "Cuda compilation tools, release 13.0, V13.0.88"
+"""
+COMPILER = """#!/bin/sh
+# finds a header in the folder after -I, or not
+while [ "$1" != -I ]; do shift; done
+test -f "$2/$(sed 's/.*<//; s/>.*//')"
+"""
+
 
 def git(folder: Path, *arguments: str) -> str:
     names = ("-c", "user.name=a", "-c", "user.email=a@example.org")
@@ -133,13 +142,13 @@ def base(tmp_path: Path) -> Base:
     (packages / "torch" / "utils" / "cpp_extension.py").write_text(
         "import os\nCUDA_HOME = os.environ['CUDA_HOME'] or None\n"
     )
-    for tool, said in (("bin/nvcc", "Cuda compilation tools, release 13.0, V13.0.88"), ("c++", "")):
-        file = tmp_path / "cuda" / tool
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"#!/bin/sh\necho '{said}'\n")
-        file.chmod(0o755)
-    (tmp_path / "cuda" / "include").mkdir()
-    (tmp_path / "cuda" / "include" / "cusparse.h").write_text("")
+    (tmp_path / "cuda" / "include").mkdir(parents=True)
+    (tmp_path / "cuda" / "bin").mkdir()
+    for tool, said in (("bin/nvcc", NVCC), ("c++", COMPILER)):
+        (tmp_path / "cuda" / tool).write_text(said)
+        (tmp_path / "cuda" / tool).chmod(0o755)
+    for header in ("cuda_runtime.h", "cusparse.h", "cudnn.h"):
+        (tmp_path / "cuda" / "include" / header).write_text("")
     # As in an image: the environment's own packages first, then the base's.
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     (site,) = environment.glob("lib/python*/site-packages")
@@ -241,7 +250,7 @@ def test_pypis_package_of_the_same_name_is_refused(base: Base) -> None:
         ),
         ("is of CUDA 13.0, torch 2.9 of CUDA 12.8, but apex must be", {"TORCH_CUDA": "12.8"}),
         ("torch 2.9 is built without CUDA", {"TORCH_CUDA": ""}),
-        ("there is no nothing-like-g++: install g++", {"CXX": "nothing-like-g++ -m64"}),
+        ("there is no nothing-like-g++: install g++ in", {"CXX": "nothing-like-g++ -m64"}),
         ("APEX_ARCHITECTURES must be like '8.0 9.0 10.0'", {"APEX_ARCHITECTURES": "sm_90"}),
         ("MAX_JOBS must be auto or a whole number, not '0'", {"MAX_JOBS": "0"}),
         ("was not built (the reason stands above); nothing is installed", {"BREAK": "1"}),
@@ -253,9 +262,10 @@ def test_what_hinders_is_one_sentence(base: Base, words: str, variables: dict[st
     base.refuses("build", words, **variables)
 
 
-def test_a_toolkit_without_its_libraries_headers_is_named(base: Base) -> None:
-    (base.folder / "cuda" / "include" / "cusparse.h").unlink()
-    base.refuses("build", "lacks the headers of its libraries (cusparse.h)")
+@pytest.mark.parametrize("header", ["cusparse.h", "cudnn.h"])
+def test_a_header_that_is_not_there_is_named(base: Base, header: str) -> None:
+    (base.folder / "cuda" / "include" / header).unlink()
+    base.refuses("build", f"needs {header}, which c++ does not find")
 
 
 def test_a_commit_that_is_not_there_is_named(base: Base) -> None:
