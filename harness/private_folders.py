@@ -24,13 +24,29 @@ CACHES = {
 }
 
 
+def find_host_user(user: int, mapping: Path = Path("/proc/self/uid_map")) -> int:
+    """Find which user of the host a user is: an image that is built with --fakeroot maps its own.
+
+    mapping: lines of first user here, first user there, how many. /tmp being the host's, one name
+    for one user keeps root inside apart from the host's root.
+    """
+    try:
+        lines = mapping.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return user
+    for here, there, count in (map(int, line.split()) for line in lines):
+        if here <= user < here + count:
+            return there + user - here
+    return user
+
+
 def find_private_folder(place: Path, mend: str) -> Path:
     """Return this user's own folder in a place that everyone may write to.
 
     Loading machine code is running it, so a folder that another user could have filled is refused.
     Raises InputError naming it, and the mend: what else than removing it helps.
     """
-    folder = place / f"lp-mlperf-kit-{os.getuid()}"
+    folder = place / f"lp-mlperf-kit-{find_host_user(os.getuid())}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()

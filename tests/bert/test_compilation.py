@@ -26,6 +26,7 @@ from bert.example_maker import create_examples
 from bert.examples import ExampleSettings
 from bert.permutation import invert
 from harness.commands import InputError
+from harness.private_folders import find_host_user
 from tests.bert.sample_vocabulary import SPECIAL, make_vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +43,7 @@ def test_in_a_private_folder_where_the_sources_are_read_only(tmp_path: Path) -> 
     package = tmp_path / "package"
     package.write_text("")  # no folder can be made in it, not even by root
     chosen = choose_cache_folder("", package, tmp_path)
-    private = tmp_path / f"lp-mlperf-kit-{os.getuid()}"
+    private = tmp_path / f"lp-mlperf-kit-{find_host_user(os.getuid())}"
     assert chosen == private / NAME and chosen.is_dir()
     assert private.stat().st_mode & 0o777 == 0o700
     assert choose_cache_folder("", package, tmp_path) == chosen
