@@ -33,11 +33,8 @@ HERE = Path(__file__).resolve().parent
 # that torch knows.
 ARCHITECTURES = "8.0 9.0 10.0"
 GIBIBYTES_PER_JOB = 3  # one nvcc took 2.3
-HEADERS = (
-    "cuda_runtime.h",
-    "cusparse.h",
-    "cudnn.h",
-)  # the second for torch's own, the third for bnp
+# torch's own headers ask for the second, bnp's for the third.
+HEADERS = ("cuda_runtime.h", "cusparse.h", "cudnn.h")
 ASK_TORCH = (
     "import json, torch; from torch.utils.cpp_extension import CUDA_HOME; "
     "print(json.dumps([torch.__version__, torch.version.cuda, CUDA_HOME]))"
@@ -72,9 +69,17 @@ def record(environment: Path, **what: Any) -> None:
     (folder / "apex.json").write_text(json.dumps(what, indent=1) + "\n", encoding="utf-8")
 
 
+def is_inside(found: dict[str, Any], environment: Path) -> bool:
+    """Tell an apex of the environment's own from one of the base, seen through it."""
+    return Path(found["folder"]).resolve().is_relative_to(environment.resolve())
+
+
 def find(environment: Path) -> int:
     """Take the apex that is there, if it serves; else say what it lacks."""
     pin, found = read_pin(), look()
+    if not found["faults"] and is_inside(found, environment):
+        print(f"apex {found['version']} is in {environment} already")
+        return 0
     if not found["faults"]:
         names = list(pin.extensions)
         print(f"apex {found['version']} of the base image serves, with {', '.join(names)}")
@@ -208,7 +213,7 @@ def install(wheel: Path, environment: Path) -> dict[str, Any]:
     subprocess.run([*pip, "install", *options, str(wheel)], check=True)
     found = look()
     faults = found["faults"]
-    if not faults and not Path(found["folder"]).is_relative_to(environment):
+    if not faults and not is_inside(found, environment):
         faults = [
             f"{found['folder']} hides it: PYTHONPATH must not name a folder with another apex"
         ]

@@ -231,7 +231,8 @@ def test_one_that_serves_in_part_is_hidden_and_that_is_said(base: Base) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert base.read_record()["origin"] == "built"
     again = base.run("find")
-    assert again.returncode == 0 and folder.is_dir()
+    assert again.returncode == 0 and again.stdout.endswith(f"is in {base.environment} already\n")
+    assert base.read_record()["origin"] == "built" and folder.is_dir()
 
 
 def test_pypis_package_of_the_same_name_is_refused(base: Base) -> None:
