@@ -4,8 +4,8 @@ The extension is called directly: apex's own module keeps scratch memory a layer
 takes 2 ceil(C / 64) times the memory that the kernels touch. Forward and backward are a launch
 each, whose programs wait for each other; gradients of a block's two uses are added by autograd.
 Source of the calls, layouts and constants: NVIDIA/apex at 6424da3b,
-apex/contrib/groupbn/batch_norm.py and apex/contrib/csrc/groupbn. It has not run here: apex builds
-where there is a CUDA compiler.
+apex/contrib/groupbn/batch_norm.py and apex/contrib/csrc/groupbn. Its calls fit the extension built
+from there (docs/reproducing.md); its kernels have not run.
 """
 
 from __future__ import annotations
