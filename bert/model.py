@@ -143,7 +143,8 @@ class Attention(nn.Module):
         if rows is not None:
             context, residual = context.index_select(0, rows), residual.index_select(0, rows)
         return self.operations.dropout_add_layer_norm(
-            self.output(context),
+            self.output.multiply(context),
+            self.output.bias,
             residual,
             self.layer_norm.weight,
             self.layer_norm.bias,
@@ -170,7 +171,8 @@ class FeedForward(nn.Module):
         x, residual = inputs
         y = self.operations.bias_gelu(self.intermediate.multiply(x), self.intermediate.bias)
         return self.operations.dropout_add_layer_norm(
-            self.output(y),
+            self.output.multiply(y),
+            self.output.bias,
             residual,
             self.layer_norm.weight,
             self.layer_norm.bias,

@@ -32,7 +32,7 @@ DEFINITIONS = dict.fromkeys(Operations.__dataclass_fields__, "torch")
 PLAIN = DEFINITIONS | {"varlen_attention": "flash"}
 FUSED = PLAIN | {
     "embedding": "triton",
-    "query_key_value": "fused",
+    "query_key_value": "triton",
     "bias_gelu": "triton",
     "layer_norm": "triton",
     "dropout_add_layer_norm": "triton",

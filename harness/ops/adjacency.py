@@ -37,10 +37,13 @@ def find_packed_heads(query: Tensor, key: Tensor, value: Tensor) -> Tensor | Non
     """The (T, 3, H, D) tensor that three (T, H, D) tensors are the views of, or None.
 
     It is the very tensor that autograd knows as their base, so that its gradient arrives in one
-    piece and need not be put together from three.
+    piece and need not be put together from three. Where three results of one operation share a
+    tensor that autograd does not follow, there is none: a gradient of it would be lost.
     """
     base = query._base
     if base is None or key._base is not base or value._base is not base:
+        return None
+    if base.requires_grad != query.requires_grad:
         return None
     tokens, heads, size = query.shape
     if base.numel() != 3 * query.numel() or not base.is_contiguous():

@@ -89,8 +89,8 @@ def forward_kernel(
     place = row.to(tl.int64)[:, None] * hidden + column[None, :]
     for j in tl.static_range(4):
         result = (z[j] - mean[:, None]) * scale[:, None]
-        result = result * load_vector(gain, column, j, quarter)
-        result += load_vector(bias, column, j, quarter)
+        result = result * load_vector(gain, column, inside, j, quarter)
+        result += load_vector(bias, column, inside, j, quarter)
         if threshold > 0:
             result = tl.where(draws[j] >= threshold, result * keep_scale, 0.0)
         tl.store(y + place + j * quarter, result.to(y.dtype.element_ty), inside)
@@ -148,11 +148,12 @@ def backward_kernel(
         mean = tl.load(means + row, row < rows, other=0.0)
         scale = tl.load(scales + row, row < rows, other=0.0)
         dz, grad_gain, grad_bias = differentiate_rows(
-            z, dy, gain, mean, scale, grad_gain, grad_bias, column, quarter, hidden
+            z, dy, gain, mean, scale, grad_gain, grad_bias, column, inside, quarter, hidden
         )
         for j in tl.static_range(4):
             tl.store(grad_sum + place + j * quarter, dz[j].to(grad_sum.dtype.element_ty), inside)
-    store_sums(partials, grad_gain, grad_bias, program, column, programs, quarter, hidden)
+    store_sums(partials, 0, grad_gain, program, column, programs, quarter, hidden)
+    store_sums(partials, 1, grad_bias, program, column, programs, quarter, hidden)
 
 
 def _forward(

@@ -47,10 +47,14 @@ def load_gradient(grad, other, place, inside, j: tl.constexpr, quarter: tl.const
 
 
 @triton.jit
-def load_vector(vector, column, j: tl.constexpr, quarter: tl.constexpr):
-    """A quarter of a gain or bias as one row, (1, block), fp32."""
-    part = tl.load(vector + column + j * quarter, column < quarter, other=0.0)
-    return part.to(tl.float32)[None, :]
+def load_vector(vector, column, inside, j: tl.constexpr, quarter: tl.constexpr):
+    """A quarter of a gain or bias for every row of a tile, (tile, block), fp32.
+
+    Loaded as a tile, each thread has at once what belongs to its elements: as one row it would go
+    through shared memory, for which a program's warps would wait for each other.
+    """
+    place = tl.broadcast_to(column[None, :], inside.shape)
+    return tl.load(vector + place + j * quarter, place < quarter, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -63,6 +67,7 @@ def differentiate_rows(
     grad_gain,
     grad_bias,
     column,
+    inside,
     quarter: tl.constexpr,
     hidden: tl.constexpr,
 ):
@@ -75,7 +80,7 @@ def differentiate_rows(
     across = tl.zeros_like(z[0])
     for j in tl.static_range(4):
         n = (z[j] - mean[:, None]) * scale[:, None]
-        g = dy[j] * load_vector(gain, column, j, quarter)
+        g = dy[j] * load_vector(gain, column, inside, j, quarter)
         along += g * n
         across += g
         # Where there is no element dy is 0, so nothing is added there.
@@ -94,19 +99,18 @@ def differentiate_rows(
 @triton.jit
 def store_sums(
     partials,
-    grad_gain,
-    grad_bias,
+    vector: tl.constexpr,
+    sums,
     program,
     column,
     programs: tl.constexpr,
     quarter: tl.constexpr,
     hidden: tl.constexpr,
 ):
-    """This program's sums over its rows into partials (2, programs, hidden): gain, then bias."""
+    """This program's sums over its rows into partials (vectors, programs, hidden), at `vector`."""
     for j in tl.static_range(4):
-        here = program * hidden + column + j * quarter
-        tl.store(partials + here, tl.sum(grad_gain[j], 0), column < quarter)
-        tl.store(partials + here + programs * hidden, tl.sum(grad_bias[j], 0), column < quarter)
+        here = (vector * programs + program) * hidden + column + j * quarter
+        tl.store(partials + here, tl.sum(sums[j], 0), column < quarter)
 
 
 def plan_rows(

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from harness.ops.joined_gradients_triton import join_gradients
 from harness.ops.linear_scaled_mm import multiply_backward, multiply_forward
-from harness.ops.query_key_value_fused import join_projections
+from harness.ops.query_key_value_fused import join_projections, split_projections
 
 
 class _Float8Projection(Function):
@@ -25,24 +26,26 @@ class _Float8Projection(Function):
         key: Tensor,
         value: Tensor,
         *biases: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         weight, bias = join_projections((query, key, value), (biases[0], biases[1], biases[2]))
-        return multiply_forward(ctx, x, weight, bias, differentiates)
+        return split_projections(multiply_forward(ctx, x, weight, bias, differentiates))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        first, second, third = gradients
+        grad, grad_bias = join_gradients((first, second, third), first.dtype)
         grad_x, grad_weight = multiply_backward(ctx, grad)
-        return None, grad_x, *grad_weight.chunk(3), *grad.sum(0).chunk(3)
+        return None, grad_x, *grad_weight.chunk(3), *grad_bias.chunk(3)
 
 
 def query_key_value(
     x: Tensor, weights: tuple[Tensor, Tensor, Tensor], biases: tuple[Tensor, Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As harness.ops.query_key_value_fused with operands of FP8: one scale for the three weights.
+    """As harness.ops.query_key_value_triton with operands of FP8: one scale for the three weights.
 
     All of one 16-bit type; T and hidden multiples of 16. Raises InputError otherwise, and where
     the parameters do not lie next to each other.
     """
-    projections = _Float8Projection.apply(torch.is_grad_enabled(), x, *weights, *biases)
-    query, key, value = projections.unflatten(1, (3, -1)).unbind(1)
+    differentiates = torch.is_grad_enabled()
+    query, key, value = _Float8Projection.apply(differentiates, x, *weights, *biases)
     return query, key, value

@@ -86,6 +86,7 @@ TABLE: dict[str, dict[str, str]] = {
     },
     "query_key_value": {
         "torch": "harness.ops.query_key_value:query_key_value",
+        "triton": "harness.ops.query_key_value_triton:query_key_value",
         "fused": "harness.ops.query_key_value_fused:query_key_value",
         "te": "harness.ops.linear_te:query_key_value",
         "scaled_mm": "harness.ops.query_key_value_scaled_mm:query_key_value",

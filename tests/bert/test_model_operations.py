@@ -23,7 +23,7 @@ CONFIG = dataclasses.replace(TINY, hidden_size=256, intermediate_size=320)
 PLAIN = dict.fromkeys(Operations.__dataclass_fields__, "torch")
 FUSED = PLAIN | {
     "embedding": "triton",
-    "query_key_value": "fused",
+    "query_key_value": "triton",
     "bias_gelu": "triton",
     "layer_norm": "triton",
     "dropout_add_layer_norm": "triton",

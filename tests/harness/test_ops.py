@@ -355,18 +355,18 @@ def test_layer_norm_is_its_formula_with_eps_inside_the_root() -> None:
 def test_dropout_add_layer_norm_drops_x_and_not_the_residual() -> None:
     torch.manual_seed(9)
     x, residual = torch.randn(50, 40), torch.randn(50, 40)
-    weight, bias = torch.randn(40), torch.randn(40)
+    x_bias, weight, bias = (torch.randn(40) for _ in range(3))
     operation = resolve("dropout_add_layer_norm", "torch")
-    expected = layer_norm_formula(x + residual, weight, bias, 1e-12)
+    expected = layer_norm_formula(x + x_bias + residual, weight, bias, 1e-12)
     for dropout, training in ((0.3, False), (0.0, True)):
-        results = operation(x, residual, weight, bias, dropout, 1e-12, training)
+        results = operation(x, x_bias, residual, weight, bias, dropout, 1e-12, training)
         assert len(results) == 2 and all(close(result, expected) for result in results)
     torch.manual_seed(10)
-    y, _ = operation(x, residual, weight, bias, 0.3, 1e-12, True)
+    y, _ = operation(x, x_bias, residual, weight, bias, 0.3, 1e-12, True)
     torch.manual_seed(10)
     mask = torch.nn.functional.dropout(torch.ones_like(x), 0.3)
     assert mask.unique().tolist() == pytest.approx([0, 1 / 0.7])
-    assert close(y, layer_norm_formula(x * mask + residual, weight, bias, 1e-12), 1e-5)
+    assert close(y, layer_norm_formula((x + x_bias) * mask + residual, weight, bias, 1e-12), 1e-5)
 
 
 def test_masked_cross_entropy_is_the_reference_definition() -> None:

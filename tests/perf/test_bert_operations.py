@@ -38,11 +38,16 @@ def test_fused_operations_move_little_beside_the_products(config: bert.config.Co
     plain = counts.count_step(config, batch, counts.PLAIN, counts.run_subset)
     assert fused.operations["harness::layer_norm_forward"] == 49  # 48, and the head's
     assert fused.operations["harness::bias_gelu_forward"] == 25
-    # projections and two outputs of a layer; pooler, next sentence, words
-    assert fused.operations["addmm"] == 24 * 3 + 3
+    # The projections of a layer, whose other biases are added by what follows; pooler, next
+    # sentence, words.
+    assert fused.operations["addmm"] == 24 + 3
+    # No sum over tokens is left to torch: the heads' biases, a sequence or masked token a row.
+    assert fused.operations["harness::join_gradients"] == 24
+    assert fused.operations["sum"] <= 5 and fused.bytes["sum"] < 0.01 * sum(fused.bytes.values())
     assert fused.operations["_flash_attention_forward"] == 24
-    # Casts of a few numbers alone: the next sentence's scores, and first tokens.
-    assert fused.bytes["_to_copy"] < 10_000 and fused.operations["cat"] <= 3
+    # Casts of a few numbers alone: the next sentence's scores, first tokens, and the gradient of the
+    # bias in each of 48 normalisations, from fp32 to bf16.
+    assert fused.bytes["_to_copy"] < 10_000 + 48 * 1024 * 6 and fused.operations["cat"] <= 3
     layers = sum(fused.bytes.values()) - fused.matrix_bytes
     others = sum(plain.bytes.values()) - plain.matrix_bytes
     assert layers < 0.5 * others

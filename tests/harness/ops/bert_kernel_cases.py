@@ -57,8 +57,11 @@ def run_layer_norm(dtype: torch.dtype) -> None:
 def run_dropout_add_layer_norm(dtype: torch.dtype) -> None:
     operation = resolve("dropout_add_layer_norm", "triton")
     x, residual = leaf(TOKENS, HIDDEN, dtype=dtype), leaf(TOKENS, HIDDEN, dtype=dtype)
+    x_bias = leaf(HIDDEN, dtype=dtype)
     for training in (True, False):
-        differentiate(operation(x, residual, leaf(HIDDEN), leaf(HIDDEN), 0.1, EPS, training))
+        differentiate(
+            operation(x, x_bias, residual, leaf(HIDDEN), leaf(HIDDEN), 0.1, EPS, training)
+        )
 
 
 def run_bias_gelu(dtype: torch.dtype) -> None:
@@ -72,6 +75,15 @@ def run_masked_cross_entropy(dtype: torch.dtype) -> None:
     x, table = leaf(MASKED, HIDDEN, dtype=dtype), leaf(WORDS, HIDDEN, dtype=dtype)
     logits = resolve("vocabulary_logits", "padded")(x, table, leaf(WORDS, dtype=dtype))
     operation(logits, leaf(MASKED, dtype=torch.int64)).backward()
+
+
+def run_query_key_value(dtype: torch.dtype) -> None:
+    weights = leaf(3, HIDDEN, HIDDEN, dtype=dtype).unbind(0)
+    biases = leaf(3, HIDDEN, dtype=dtype).unbind(0)
+    x = leaf(TOKENS, HIDDEN, dtype=dtype)
+    projections = resolve("query_key_value", "triton")(x, weights, biases)
+    gradients = [torch.empty(TOKENS, HIDDEN, dtype=dtype, device="meta") for _ in range(3)]
+    torch.autograd.backward(projections, gradients)
 
 
 def run_float8(dtype: torch.dtype) -> None:
@@ -89,5 +101,6 @@ BERT_CASES: dict[str, tuple[Callable[[torch.dtype], None], tuple[torch.dtype, ..
     "dropout_add_layer_norm": (run_dropout_add_layer_norm, SHORT),
     "bias_gelu": (run_bias_gelu, SHORT),
     "masked_cross_entropy": (run_masked_cross_entropy, SHORT),
+    "query_key_value": (run_query_key_value, SHORT),
     "float8": (run_float8, SHORT),
 }

@@ -21,11 +21,12 @@ EPS = 1e-12
 
 
 def make_inputs(rows: int, hidden: int, dtype: torch.dtype) -> list[Tensor]:
-    """x and residual in a type; gain and bias in fp32, as training holds them."""
+    """x, its bias and residual in a type; gain and bias in fp32, as training holds them."""
     torch.manual_seed(rows + hidden)
     x, residual = (2 * torch.randn(rows, hidden) + 1 for _ in range(2))
     gain, bias = torch.rand(hidden) + 0.5, torch.randn(hidden)
-    return [x.to(dtype), residual.to(dtype), gain, bias]
+    x_bias = torch.randn(hidden)
+    return [x.to(dtype), x_bias.to(dtype), residual.to(dtype), gain, bias]
 
 
 def normalize_exactly(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
@@ -35,7 +36,7 @@ def normalize_exactly(x: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", LIMITS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_layer_norm_is_the_definition(dtype: torch.dtype, shape: tuple[int, int]) -> None:
-    x, _, gain, bias = make_inputs(*shape, dtype)
+    x, _, _, gain, bias = make_inputs(*shape, dtype)
     operation = resolve("layer_norm", "triton")
     ours = partial(operation, eps=EPS)
     compare(ours, normalize_exactly, [x, gain, bias], LIMITS[dtype])
@@ -47,8 +48,10 @@ def test_without_dropout_it_is_the_definition(dtype: torch.dtype, shape: tuple[i
     inputs = make_inputs(*shape, dtype)
     operation = resolve("dropout_add_layer_norm", "triton")
 
-    def define(x: Tensor, residual: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        y = normalize_exactly(x + residual, gain, bias)
+    def define(
+        x: Tensor, x_bias: Tensor, residual: Tensor, gain: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        y = normalize_exactly(x + x_bias + residual, gain, bias)
         return y, y
 
     for dropout, training in ((0.1, False), (0.0, True)):
@@ -67,7 +70,7 @@ def test_with_dropout_forward_and_backward_drop_the_same(
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
     torch.manual_seed(5)
     y, _ = operation(*leaves, 0.3, EPS, True)
-    to_x, to_residual = torch.autograd.grad(y, leaves[:2], torch.randn_like(y))
+    to_x, to_residual = torch.autograd.grad(y, [leaves[0], leaves[2]], torch.randn_like(y))
     mask = (to_x != 0).double() / 0.7
     assert 0.55 < (to_x != 0).float().mean() < 0.85
     if dtype == torch.float32:
@@ -78,8 +81,10 @@ def test_with_dropout_forward_and_backward_drop_the_same(
         results: tuple[Tensor, Tensor] = operation(*arguments, 0.3, EPS, True)
         return results
 
-    def define(x: Tensor, residual: Tensor, gain: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        result = normalize_exactly(x * mask + residual, gain, bias)
+    def define(
+        x: Tensor, x_bias: Tensor, residual: Tensor, gain: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        result = normalize_exactly((x + x_bias) * mask + residual, gain, bias)
         return result, result
 
     compare(ours, define, inputs, LIMITS[dtype])
@@ -92,7 +97,7 @@ def test_one_use_of_the_result_is_enough() -> None:
     for number in (0, 1):
         result = operation(*leaves, 0.0, EPS, True)[number]
         exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
-        expected = normalize_exactly(exact[0] + exact[1], *exact[2:])
+        expected = normalize_exactly(exact[0] + exact[1] + exact[2], *exact[3:])
         direction = torch.randn(6, 32)
         ours = torch.autograd.grad(result, leaves, direction)
         theirs = torch.autograd.grad(expected, exact, direction.double())
@@ -106,12 +111,20 @@ def test_a_program_that_takes_many_rows_adds_them_up_the_same_way_each_time(
     module = importlib.import_module("harness.ops.dropout_add_layer_norm_triton")
     monkeypatch.setattr(module, "count_multiprocessors", lambda device: 1)  # two programs
     inputs = make_inputs(30, 64, torch.bfloat16)
-    operation = resolve("layer_norm", "triton")
-    leaves = [inputs[0], *inputs[2:]]
-    compare(partial(operation, eps=EPS), normalize_exactly, leaves, LIMITS[torch.bfloat16])
+    operation = partial(
+        resolve("dropout_add_layer_norm", "triton"), dropout=0.0, eps=EPS, training=True
+    )
+
+    def define(
+        x: Tensor, x_bias: Tensor, residual: Tensor, gain: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        y = normalize_exactly(x + x_bias + residual, gain, bias)
+        return y, y
+
+    compare(operation, define, inputs, LIMITS[torch.bfloat16])
     direction = torch.randn(30, 64).bfloat16()
-    leaves = [tensor.requires_grad_() for tensor in leaves]
-    runs = [torch.autograd.grad(operation(*leaves, EPS), leaves, direction) for _ in range(2)]
+    leaves = [tensor.requires_grad_() for tensor in inputs]
+    runs = [torch.autograd.grad(operation(*leaves)[0], leaves, direction) for _ in range(2)]
     assert all(torch.equal(first, second) for first, second in zip(*runs, strict=True))
 
 
@@ -126,19 +139,21 @@ def test_no_rows_are_no_trouble() -> None:
     inputs = [tensor.requires_grad_() for tensor in make_inputs(0, 32, torch.float32)]
     y, _ = resolve("dropout_add_layer_norm", "triton")(*inputs, 0.1, EPS, True)
     y.sum().backward()
-    assert inputs[2].grad is not None and not inputs[2].grad.any()
+    assert inputs[3].grad is not None and not inputs[3].grad.any()
 
 
 def test_other_layouts_are_refused() -> None:
-    x, residual, gain, bias = make_inputs(6, 32, torch.float32)
+    x, x_bias, residual, gain, bias = make_inputs(6, 32, torch.float32)
     operation = resolve("dropout_add_layer_norm", "triton")
     with pytest.raises(InputError, match="contiguous rows of a multiple of 4"):
-        operation(x.T, residual.T, gain[:6], bias[:6], 0.1, EPS, True)
+        operation(x.T, x_bias[:6], residual.T, gain[:6], bias[:6], 0.1, EPS, True)
     with pytest.raises(InputError, match="multiple of 4"):
         resolve("layer_norm", "triton")(x[:, :30].contiguous(), gain[:30], bias[:30], EPS)
     with pytest.raises(InputError, match="at most 4096"):
         resolve("layer_norm", "triton")(torch.ones(1, 8192), torch.ones(8192), gain, EPS)
     with pytest.raises(InputError, match="residual like x"):
-        operation(x, residual.bfloat16(), gain, bias, 0.1, EPS, True)
+        operation(x, x_bias, residual.bfloat16(), gain, bias, 0.1, EPS, True)
+    with pytest.raises(InputError, match="bias for each column"):
+        operation(x, x_bias[:31], residual, gain, bias, 0.1, EPS, True)
     with pytest.raises(InputError, match="dropout must be"):
-        operation(x, residual, gain, bias, 1.0, EPS, True)
+        operation(x, x_bias, residual, gain, bias, 1.0, EPS, True)

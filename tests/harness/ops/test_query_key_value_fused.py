@@ -16,6 +16,10 @@ from harness.ops.adjacency import find_packed_heads, join_adjacent
 from harness.ops.table import resolve
 from tests.harness.ops.gradients import measure_error
 
+pytest.importorskip("triton", reason="Triton is published for Linux on x86_64 alone")
+
+PROVIDERS = ["fused", "triton"]
+
 Three = tuple[Tensor, Tensor, Tensor]
 
 
@@ -40,12 +44,13 @@ def make_parameters(hidden: int = 12, dtype: torch.dtype = torch.float32) -> tup
     return first, second  # type: ignore[return-value]
 
 
-def test_it_is_the_definition_and_each_parameter_has_its_own_gradient() -> None:
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_it_is_the_definition_and_each_parameter_has_its_own_gradient(provider: str) -> None:
     weights, biases = make_parameters()
     x = torch.randn(7, 12, requires_grad=True)
     leaves = (x, *weights, *biases)
     directions = [torch.randn(7, 12) for _ in range(3)]
-    results = resolve("query_key_value", "fused")(x, weights, biases)
+    results = resolve("query_key_value", provider)(x, weights, biases)
     gradients = torch.autograd.grad(results, leaves, directions)
     exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
     expected = [F.linear(exact[0], exact[1 + n], exact[4 + n]) for n in range(3)]
@@ -54,10 +59,11 @@ def test_it_is_the_definition_and_each_parameter_has_its_own_gradient() -> None:
         assert measure_error(ours, theirs) < 1e-6
 
 
-def test_one_product_forward_and_two_backward() -> None:
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_one_product_forward_and_two_backward(provider: str) -> None:
     weights, biases = make_parameters()
     x = torch.randn(7, 12, requires_grad=True)
-    operation = resolve("query_key_value", "fused")
+    operation = resolve("query_key_value", provider)
     with Count() as forward:
         results = operation(x, weights, biases)
     assert {name: forward.operations[name] for name in ("addmm", "mm")} == {"addmm": 1, "mm": 0}
@@ -66,25 +72,31 @@ def test_one_product_forward_and_two_backward() -> None:
     with Count() as backward:
         torch.autograd.grad(loss, (x, *weights, *biases))  # type: ignore[arg-type]
     assert {name: backward.operations[name] for name in ("addmm", "mm")} == {"addmm": 0, "mm": 2}
+    joined = backward.operations["harness::join_gradients"]
+    # Gradients that arrive apart are stacked and their biases' summed by torch, or both by Triton.
+    apart = {name: backward.operations[name] for name in ("stack", "sum")}
+    assert (joined, *apart.values()) == ((1, 0, 0) if provider == "triton" else (0, 1, 1))
 
 
-def test_gradients_accumulate_into_buffers_that_are_there() -> None:
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_gradients_accumulate_into_buffers_that_are_there(provider: str) -> None:
     weights, biases = make_parameters()
     for parameter in (*weights, *biases):
         parameter.grad = torch.ones_like(parameter)
     x = torch.randn(7, 12)
     buffers = [parameter.grad for parameter in weights]
-    results = resolve("query_key_value", "fused")(x, weights, biases)
+    results = resolve("query_key_value", provider)(x, weights, biases)
     sum(result.sum() for result in results).backward()  # type: ignore[union-attr]
     for parameter, buffer in zip(weights, buffers, strict=True):
         assert parameter.grad is buffer
         assert torch.allclose(buffer, 1 + x.sum(0).expand(12, 12), atol=1e-5)
 
 
-def test_parameters_that_lie_apart_are_refused() -> None:
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_parameters_that_lie_apart_are_refused(provider: str) -> None:
     weights, biases = make_parameters()
     x = torch.randn(7, 12)
-    operation = resolve("query_key_value", "fused")
+    operation = resolve("query_key_value", provider)
     alone = nn.Parameter(weights[1].detach().clone())
     with pytest.raises(InputError, match="next to each other in memory"):
         operation(x, (weights[0], alone, weights[2]), biases)
@@ -127,3 +139,7 @@ def test_packed_heads_are_found_where_the_three_are_views_of_one() -> None:
     assert find_packed_heads(*[head.contiguous() for head in heads]) is None
     apart = resolve("query_key_value", "torch")(x, weights, biases)
     assert find_packed_heads(*[each.unflatten(1, (3, 4)) for each in apart]) is None
+    # Three results whose common memory autograd does not follow: a gradient of it would be lost.
+    joined = resolve("query_key_value", "triton")(x, weights, biases)
+    assert joined[0].untyped_storage().data_ptr() == joined[2].untyped_storage().data_ptr()
+    assert find_packed_heads(*[each.unflatten(1, (3, 4)) for each in joined]) is None
