@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bert.layers import Dense, LayerNorm, Table
 from bert.model_config import INITIALIZER_RANGE, ModelConfig, read_bert_config
+from harness.optimizers.flat_lamb import FlatLAMB
 
 __all__ = [
     "Batch",
@@ -48,8 +49,7 @@ class Operations:
     dropout_add_layer_norm: Callable[..., Twice]
     vocabulary_logits: Callable[..., Tensor]
     masked_cross_entropy: Callable[..., Tensor]
-    lamb_moments: Callable[..., Tensor]
-    lamb_apply: Callable[..., None]
+    lamb: Callable[..., FlatLAMB]
 
 
 @dataclass(frozen=True)

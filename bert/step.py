@@ -14,7 +14,6 @@ from bert.static_batch import IGNORED_LABEL, StaticBatch
 from harness.gradients import GradientReduction, broadcast_model
 from harness.graphs import Replayable
 from harness.ops.table import resolve_operations
-from harness.optimizers.flat_lamb import FlatLAMB, LambOperations
 from harness.parameters import FlatParameters
 from harness.warmup import preserve_state
 
@@ -88,9 +87,8 @@ class TrainingStep:
         )
         self.clips_before = optimizer.gradient_clip == "before_reduce"
         self.reduction = GradientReduction(self.parameters, world_size, not self.clips_before)
-        self.optimizer = FlatLAMB(
+        self.optimizer = self.operations.lamb(
             self.parameters,
-            LambOperations(self.operations.lamb_moments, self.operations.lamb_apply),
             learning_rates,
             betas=(optimizer.beta_1, optimizer.beta_2),
             eps=optimizer.epsilon,

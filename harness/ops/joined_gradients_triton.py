@@ -5,8 +5,9 @@ them together reads and writes every element anyway, 4 bytes in 16 bit, so the b
 cost no further pass.
 """
 
-# Triton's language has no types that mypy could check.
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# Triton's language has no types that mypy could check, and no unpacking of tuples.
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
+# ruff: noqa: RUF005
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def join_kernel(
             part = tl.load(parts[j] + wide * strides[j] + column[None, :], inside, other=0.0)
             place = wide * (3 * features) + j * features + column[None, :]
             tl.store(joined + place, part, inside)
-            grown = grown + (totals[j] + part.to(tl.float32),)  # noqa: RUF005  no unpacking here
+            grown = grown + (totals[j] + part.to(tl.float32),)
         totals = grown
     for j in tl.static_range(3):
         place = (program * 3 + j) * features + column

@@ -11,6 +11,8 @@ update again rather than to store it, and writes weight and the model's copy: 40
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -18,6 +20,8 @@ from torch import Tensor
 
 from harness.ops.chunk_sums_triton import check_buffers, plan_tiles, sum_chunks
 from harness.ops.kernels import register_operation
+from harness.optimizers.flat_lamb import FlatLAMB, LambOperations
+from harness.parameters import FlatParameters
 
 
 @triton.jit
@@ -212,3 +216,27 @@ def lamb_apply(
         master, means, squares, copy, chunk_tensors, adapted, sums, overflow, learning_rate,
         corrections, [eps, weight_decay], weights is not None,
     )  # fmt: skip
+
+
+def lamb(
+    parameters: FlatParameters,
+    learning_rates: Sequence[float],
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    max_gradient_norm: float | None,
+    gradient_scale: float,
+    device: torch.device,
+) -> FlatLAMB:
+    """As harness.ops.lamb, with both halves by the kernels above."""
+    return FlatLAMB(
+        parameters,
+        LambOperations(lamb_moments, lamb_apply),
+        learning_rates,
+        betas,
+        eps,
+        weight_decay,
+        max_gradient_norm,
+        gradient_scale,
+        device,
+    )

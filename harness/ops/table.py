@@ -67,6 +67,11 @@ TABLE: dict[str, dict[str, str]] = {
         "torch": "harness.ops.lars_update:lars_update",
         "triton": "harness.ops.lars_update_triton:lars_update",
     },
+    "lamb": {
+        "torch": "harness.ops.lamb:lamb",
+        "triton": "harness.ops.lamb_triton:lamb",
+        "apex": "harness.ops.lamb_apex:ApexLAMB",
+    },
     "lamb_moments": {
         "torch": "harness.ops.lamb_moments:lamb_moments",
         "triton": "harness.ops.lamb_triton:lamb_moments",
@@ -104,10 +109,12 @@ TABLE: dict[str, dict[str, str]] = {
     "layer_norm": {
         "torch": "harness.ops.layer_norm:layer_norm",
         "triton": "harness.ops.layer_norm_triton:layer_norm",
+        "apex": "harness.ops.layer_norm_apex:layer_norm",
     },
     "dropout_add_layer_norm": {
         "torch": "harness.ops.dropout_add_layer_norm:dropout_add_layer_norm",
         "triton": "harness.ops.dropout_add_layer_norm_triton:dropout_add_layer_norm",
+        "apex": "harness.ops.layer_norm_apex:dropout_add_layer_norm",
     },
     "vocabulary_logits": {
         "torch": "harness.ops.vocabulary_logits:vocabulary_logits",

@@ -69,6 +69,17 @@ class FlatLAMB:
         factor = torch.full_like(norm, 1 / self.gradient_scale)
         if self.max_gradient_norm is not None:
             factor = factor * (self.max_gradient_norm / norm.clamp(min=self.max_gradient_norm))
+        self._move(factor, overflow, learning_rate, corrections)
+        self.schedule.advance(~overflow)
+
+    def _move(
+        self, factor: Tensor, overflow: Tensor, learning_rate: Tensor, corrections: Tensor
+    ) -> None:
+        """Move moments and weights by the pools' gradients times `factor`, unless they overflow.
+
+        factor, overflow and learning_rate: (1,), corrections: (2,), as harness.ops.lamb_moments
+        takes them.
+        """
         pools = list(zip(self.parameters.pools, self.means, self.squares, strict=True))
         sums = []
         for pool, means, squares in pools:
@@ -87,7 +98,6 @@ class FlatLAMB:
             )  # fmt: skip
             if pool.sharded:
                 gather_weights(pool)
-        self.schedule.advance(~overflow)
 
     def state(self) -> list[Tensor]:
         """Every tensor that an update changes beside the weights."""

@@ -380,15 +380,9 @@ def test_16_bit_matrices_beside_fp32_normalisations(dtype: torch.dtype) -> None:
     assert all(p.dtype == torch.float64 for p in tiny(42).double().parameters())
 
 
-def test_runs_under_bf16_autocast_and_in_other_index_types() -> None:
+def test_other_index_types_give_the_same_logits() -> None:
     model = tiny(41).eval()
     batch = pack(make_sequences(6, (20, 11, 16)))
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = losses(model, batch)[0]
-    assert loss.dtype == torch.float32
-    assert torch.isclose(loss, losses(model, batch)[0], rtol=0.05)
-    loss.backward()
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
     short = dataclasses.replace(
         batch,
         input_ids=batch.input_ids.int(),

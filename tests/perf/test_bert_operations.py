@@ -45,8 +45,8 @@ def test_fused_operations_move_little_beside_the_products(config: bert.config.Co
     assert fused.operations["harness::join_gradients"] == 24
     assert fused.operations["sum"] <= 5 and fused.bytes["sum"] < 0.01 * sum(fused.bytes.values())
     assert fused.operations["_flash_attention_forward"] == 24
-    # Casts of a few numbers alone: the next sentence's scores, first tokens, and the gradient of the
-    # bias in each of 48 normalisations, from fp32 to bf16.
+    # Casts of a few numbers alone: the next sentence's scores, first tokens, and the gradient of
+    # the bias in each of 48 normalisations, from fp32 to bf16.
     assert fused.bytes["_to_copy"] < 10_000 + 48 * 1024 * 6 and fused.operations["cat"] <= 3
     layers = sum(fused.bytes.values()) - fused.matrix_bytes
     others = sum(plain.bytes.values()) - plain.matrix_bytes
