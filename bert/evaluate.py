@@ -9,18 +9,19 @@ from __future__ import annotations
 import torch.distributed as dist
 
 from bert.data import EvaluationInput
+from bert.shards import Manifest
 from bert.step import TrainingStep
 from harness.precision import check_finite
 
 
 def evaluate(
-    step: TrainingStep, evaluation: EvaluationInput, samples: int, world_size: int
+    step: TrainingStep, evaluation: EvaluationInput, whole: Manifest, world_size: int
 ) -> float:
     """Masked-LM accuracy over the whole evaluation set, as a fraction.
 
-    samples: how many there are; counts are int64 and summed over ranks. The model is left in
-    training mode. Raises InputError if the weights are not finite,
-    RuntimeError if not exactly that many samples came.
+    whole: the set, whose samples and masked tokens must all have come; counts are int64 and summed
+    over ranks. The model is left in training mode. Raises InputError if the weights are not
+    finite, RuntimeError if not exactly those samples and masked tokens came.
     """
     check_finite(step.parameters)
     step.counts.zero_()
@@ -31,6 +32,9 @@ def evaluate(
     if world_size > 1:
         dist.all_reduce(step.counts)
     correct, positions, seen = step.counts.tolist()
-    if seen != samples:
-        raise RuntimeError(f"evaluation saw {seen} samples of {samples}")
+    if (seen, positions) != (whole.examples, whole.masked_tokens):
+        raise RuntimeError(
+            f"evaluation saw {seen} samples of {whole.examples}, {positions} masked tokens of "
+            f"{whole.masked_tokens}"
+        )
     return float(correct / positions)

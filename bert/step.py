@@ -154,6 +154,10 @@ class TrainingStep:
                 self.static_batches = list(training)
                 self.run(lambda batches: batches[0])
 
+    def count_updates(self) -> int:
+        """Updates applied so far, without those that were skipped; waits for the device."""
+        return int(self.optimizer.schedule.number)
+
     def run_eagerly(self, batch: Batch) -> None:
         """Take one step of a single micro-batch, without a graph."""
         self._take(batch, kind=FIRST | LAST)

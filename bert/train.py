@@ -57,7 +57,7 @@ class Run:
     step: TrainingStep
     training: TrainingInput
     evaluation: EvaluationInput
-    evaluation_samples: int
+    evaluation_set: Manifest
     evaluation_updates: list[int]
 
     def fetch(self, static_batches: Sequence[StaticBatch]) -> StaticBatch:
@@ -70,7 +70,7 @@ class Run:
 def train(run: Run) -> bool:
     """The timed run, from the start of the clock to its end: True if the target was reached."""
     config, clock, progress, step = run.config, run.clock, run.progress, run.step
-    update = 0
+    update = samples = 0
     clock.start_run()
     progress.start()
     clock.start_epoch(0)
@@ -81,18 +81,19 @@ def train(run: Run) -> bool:
             step.run(run.fetch)
             update += 1
             progress.samples += config.batch.global_batch_size
-        samples = progress.samples
+        # Of applied updates alone: one whose gradient is not finite trains on nothing.
+        samples = step.count_updates() * config.batch.global_batch_size
         clock.log("tracked_stats", {"throughput": progress.lap_rate()}, {"step": samples})
         progress.start_lap()
         clock.start_evaluation(samples)
-        accuracy = evaluate(step, run.evaluation, run.evaluation_samples, run.ranks.world_size)
+        accuracy = evaluate(step, run.evaluation, run.evaluation_set, run.ranks.world_size)
         reached = clock.stop_evaluation(samples, accuracy)
         progress.note = f"({samples:,}: {accuracy:.4f})"
         if reached:
             break
     clock.stop_block(1)
-    clock.stop_epoch(progress.samples)
-    clock.log("train_samples", progress.samples)
+    clock.stop_epoch(samples)
+    clock.log("train_samples", samples)
     clock.log("skipped_updates", int(step.optimizer.overflows))  # whose gradient was not finite
     return clock.stop_run()
 
@@ -244,9 +245,7 @@ def connect_data(
     )
     total_samples = updates[-1] * batch.global_batch_size
     progress = RunProgress(ranks, total_samples, "sequences", interval_seconds=0.5)
-    return Run(
-        config, ranks, clock, progress, step, inputs, evaluation_input, evaluation.examples, updates
-    )
+    return Run(config, ranks, clock, progress, step, inputs, evaluation_input, evaluation, updates)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,14 @@ def make_batch(lengths: list[int], masked: list[int], truth: list[int]) -> Batch
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What a manifest says of a set."""
+
+    examples: int
+    masked_tokens: int
+
+
 class Given:
     """An evaluation input of given batches."""
 
@@ -79,10 +87,10 @@ THIRD = make_batch([6], masked=[4], truth=[5])  # 0 of 1
 
 def test_the_accuracy_is_over_positions_and_not_over_batches_or_sequences() -> None:
     step = make_oracle_step()
-    assert evaluate(step, Given(FIRST, SECOND, THIRD), 4, 1) == 2 / 5
-    assert evaluate(step, Given(FIRST, SECOND), 3, 1) == 2 / 4
-    assert evaluate(step, Given(FIRST), 1, 1) == 1.0
-    assert evaluate(step, Given(THIRD), 1, 1) == 0.0
+    assert evaluate(step, Given(FIRST, SECOND, THIRD), Whole(4, 5), 1) == 2 / 5
+    assert evaluate(step, Given(FIRST, SECOND), Whole(3, 4), 1) == 2 / 4
+    assert evaluate(step, Given(FIRST), Whole(1, 1), 1) == 1.0
+    assert evaluate(step, Given(THIRD), Whole(1, 1), 1) == 0.0
 
 
 def test_what_fills_a_batch_up_is_not_counted() -> None:
@@ -93,28 +101,29 @@ def test_what_fills_a_batch_up_is_not_counted() -> None:
         masked_ids=torch.cat([SECOND.masked_ids, torch.tensor([-1, -1])]),
         next_sentence_labels=torch.tensor([0, 1, -1, -1]),
     )
-    assert evaluate(make_oracle_step(), Given(FIRST, filled, THIRD), 4, 1) == 2 / 5
+    assert evaluate(make_oracle_step(), Given(FIRST, filled, THIRD), Whole(4, 5), 1) == 2 / 5
 
 
 def test_the_model_is_asked_without_dropout_or_gradients_and_trains_on() -> None:
     step = make_oracle_step()
     assert step.model.training
-    evaluate(step, Given(FIRST, SECOND), 3, 1)
+    evaluate(step, Given(FIRST, SECOND), Whole(3, 4), 1)
     assert step.model.called == [(False, False)] * 2
     assert step.model.training and torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("expected", [2, 4, 10_000])
-def test_another_number_of_samples_is_no_evaluation(expected: int) -> None:
-    with pytest.raises(RuntimeError, match=f"evaluation saw 3 samples of {expected}"):
-        evaluate(make_oracle_step(), Given(FIRST, SECOND), expected, 1)
+@pytest.mark.parametrize("whole", [Whole(2, 4), Whole(4, 4), Whole(10_000, 428_235), Whole(3, 5)])
+def test_other_samples_or_masked_tokens_are_no_evaluation(whole: Whole) -> None:
+    said = f"saw 3 samples of {whole.examples}, 4 masked tokens of {whole.masked_tokens}"
+    with pytest.raises(RuntimeError, match=said):
+        evaluate(make_oracle_step(), Given(FIRST, SECOND), whole, 1)
 
 
 def test_a_model_that_has_diverged_is_not_evaluated() -> None:
     step = make_oracle_step()
     step.parameters.pools[0].master[7] = torch.nan
     with pytest.raises(InputError, match="no longer finite"):
-        evaluate(step, Given(FIRST), 1, 1)
+        evaluate(step, Given(FIRST), Whole(1, 1), 1)
     assert step.model.called == []
 
 
@@ -135,7 +144,7 @@ def run_rank(rank: int) -> dict[str, np.ndarray]:
     manifest = read_manifest(sys.argv[2])
     step = make_step(rank, WORLD_SIZE)
     evaluation = EvaluationInput(manifest, rank, WORLD_SIZE, 4, CPU)
-    values = [evaluate(step, evaluation, manifest.examples, WORLD_SIZE) for _ in range(2)]
+    values = [evaluate(step, evaluation, manifest, WORLD_SIZE) for _ in range(2)]
     part = sum(int((batch.next_sentence_labels >= 0).sum()) for batch in evaluation.epoch())
     return {"values": np.array(values), "part": np.array(part)}
 
@@ -146,7 +155,7 @@ def test_ranks_with_ragged_parts_count_every_sample_once(small_data: Path, tmp_p
     seen = launch("tests.bert.test_evaluate", tmp_path, folder)
     assert sum(int(found["part"]) for found in seen) == manifest.examples
     step = make_step()
-    whole = evaluate(step, EvaluationInput(manifest, 0, 1, 16, CPU), manifest.examples, 1)
+    whole = evaluate(step, EvaluationInput(manifest, 0, 1, 16, CPU), manifest, 1)
     assert 0.02 < whole < 0.5
     for found in seen:
         assert found["values"].tolist() == [whole, whole]
@@ -176,7 +185,7 @@ def test_an_evaluation_changes_nothing(small_data: Path) -> None:
     manifest = read_manifest(small_data / "bert" / "eval")
     step = make_step()
     weights, random = flatten(list(step.model.parameters())), torch.get_rng_state()
-    evaluate(step, EvaluationInput(manifest, 0, 1, 16, CPU), manifest.examples, 1)
+    evaluate(step, EvaluationInput(manifest, 0, 1, 16, CPU), manifest, 1)
     assert np.array_equal(weights, flatten(list(step.model.parameters())))
     assert torch.equal(random, torch.get_rng_state())
 

@@ -93,6 +93,28 @@ def test_evaluations_follow_the_first_whole_batch_at_each_interval(machine: Mach
     assert events[-1]["key"] == "run_stop" and events[-1]["metadata"]["status"] == "aborted"
 
 
+def test_samples_of_a_skipped_update_are_not_counted(machine: Machine) -> None:
+    run = machine.prepare()
+    update = run.step.optimizer.update
+    made: list[int] = []
+
+    def overflow_once() -> None:
+        made.append(len(made))
+        if len(made) == 2:
+            run.step.parameters.pools[0].owned_gradients[0] = torch.inf
+        update()
+
+    run.step.optimizer.update = overflow_once  # type: ignore[method-assign]
+    assert train(run) is False
+    run.training.close()
+    run.progress.stop()
+    events = machine.events()
+    points = [e["metadata"]["epoch_num"] for e in events if e["key"] == "eval_accuracy"]
+    assert len(made) == 8 and points == [32, 64, 112]
+    logged = {e["key"]: e["value"] for e in events}
+    assert (logged["train_samples"], logged["skipped_updates"]) == (112, 1)
+
+
 def test_a_run_ends_at_the_evaluation_that_reaches_the_target(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -294,15 +294,16 @@ def test_batch_norm_keeps_fp32_through_type_changes() -> None:
     assert moved.bn0.weight.is_meta and moved.bn0.running_var.is_meta
 
 
-def test_runs_under_bf16_autocast_with_fp32_statistics() -> None:
-    model, exact = tiny(11), tiny(11)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_convolutions_beside_fp32_statistics(dtype: torch.dtype) -> None:
+    exact = tiny(11)
+    model = copy.deepcopy(exact).to(dtype)
     images = torch.randn(8, 3, 64, 64)
-    with torch.autocast("cpu", torch.bfloat16):
-        logits = model(images)
-    assert logits.dtype == torch.float32
-    logits.sum().backward()
-    assert close(logits, exact(images), 0.1)
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+    logits = model(images.to(dtype))
+    assert close(logits.float(), exact(images), 0.1)
+    logits.float().sum().backward()
+    assert {p.dtype for p in model.parameters()} == {torch.float32, dtype}
+    assert all(p.grad is not None and p.grad.dtype == p.dtype for p in model.parameters())
     assert {b.dtype for b in batch_norm_buffers(model)} == {torch.float32}
 
 
