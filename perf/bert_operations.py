@@ -1,8 +1,9 @@
 """FLOPs, bytes and communication of BERT-large's step with fused operations, counted on shapes.
 
-`python -m perf.bert_operations --what flops|bytes|communication` builds the trainer's model on
-tensors without memory, with the operations that a GPU would be given, and counts what is
-dispatched. Attention is torch's own flash-attention operator in both of any two that are compared.
+`python -m perf.bert_operations --what flops|bytes|eager|communication` builds the trainer's model
+on tensors without memory, with the operations that a GPU would be given, and counts what is
+dispatched. Attention is torch's own flash-attention operator in both of any two that are compared,
+but for `eager`, whose peer is the encoder of Hugging Face's transformers, filled to the longest.
 """
 
 from __future__ import annotations
@@ -16,9 +17,16 @@ import numpy as np
 import torch
 
 import bert.config
-from bert.model import Batch, BertForPretraining, Operations, Output, pretraining_loss
+from bert.model import (
+    LAYER_NORM_EPS,
+    Batch,
+    BertForPretraining,
+    Operations,
+    Output,
+    pretraining_loss,
+)
 from bert.probe import make_synthetic_batch
-from harness.commands import GOOD, Parser, run_command
+from harness.commands import GOOD, InputError, Parser, run_command
 from harness.config import load_config
 from harness.ops.table import resolve_operations
 from harness.parameters import FlatParameters
@@ -195,6 +203,58 @@ def measure_bytes(
     ).show(as_json)
 
 
+def count_eager_encoder(config: bert.config.Config, sequences: int) -> Count:
+    """Forward and backward of transformers' encoder, unfused, in bf16, all sequences filled up."""
+    try:
+        import transformers  # a peer, which nothing else here needs
+    except ModuleNotFoundError:
+        raise InputError(
+            "--what eager compares with the library transformers: install it"
+        ) from None
+    sizes = config.model
+    settings = transformers.BertConfig(
+        vocab_size=sizes.vocabulary_size,
+        hidden_size=sizes.hidden_size,
+        num_hidden_layers=sizes.layers,
+        num_attention_heads=sizes.heads,
+        intermediate_size=sizes.intermediate_size,
+        hidden_act="gelu_pytorch_tanh",
+        layer_norm_eps=LAYER_NORM_EPS,
+        attn_implementation="eager",
+    )
+    with META:
+        encoder = transformers.BertModel(settings).encoder.to(torch.bfloat16).train()
+    longest, kind = config.input.max_sequence_length, {"dtype": torch.bfloat16, "device": META}
+    hidden = torch.empty(sequences, longest, sizes.hidden_size, requires_grad=True, **kind)
+    mask = torch.empty(sequences, 1, 1, longest, **kind)
+    return count(lambda: encoder(hidden, attention_mask=mask)[0].sum().backward())
+
+
+def measure_eager(
+    config: bert.config.Config, sequences: int, providers: str, as_json: bool
+) -> None:
+    """Print bytes a mean sequence beside those of an encoder that is padded and not fused."""
+    longest = config.input.max_sequence_length
+    batch = make_synthetic_batch(config, sequences, CPU)
+    tokens = batch.input_ids.numel()
+    step = count_step(config, batch, PROVIDERS[providers], run_subset)
+    eager = count_eager_encoder(config, sequences)
+    ours = sum(step.bytes.values()) / tokens * MEAN_TOKENS
+    peer = sum(eager.bytes.values()) / sequences
+    Comparison(
+        what=f"BERT step, un-padded, {providers} operations, heads included",
+        unit="bytes/sequence",
+        ours=ours,
+        peer_name=f"transformers' encoder alone, eager, filled to {longest}",
+        peer=peer,
+        ratio=peer / ours,
+        ratios=None,
+        how=f"counted at dispatch in bf16, at {MEAN_TOKENS} tokens on average; the peer "
+        f"{peer / longest / 1e6:.1f} MB a token in {sum(eager.operations.values())} operations, "
+        f"{eager.flops / sequences / 1e12:.3f} TFLOP a sequence",
+    ).show(as_json)
+
+
 def measure_communication(config: bert.config.Config, as_json: bool) -> None:
     """Print the bytes of gradients that one step averages over the ranks, and its buckets."""
     parameters = make_model(config, FUSED)[2]
@@ -219,11 +279,13 @@ def measure_communication(config: bert.config.Config, as_json: bool) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Count and print."""
     parser = Parser(prog="python -m perf.bert_operations", description=__doc__)
-    parser.add_argument("--what", choices=("flops", "bytes", "communication"), default="bytes")
+    parser.add_argument(
+        "--what", choices=("flops", "bytes", "eager", "communication"), default="bytes"
+    )
     parser.add_argument("--providers", choices=("plain", "fused", "float8"), default="fused")
     parser.add_argument("--config", type=Path, default=CONFIG, help="default: bert's h200_4x8.toml")
     parser.add_argument(
-        "--sequences", type=int, default=96, help="for bytes, a rank's (default: 96)"
+        "--sequences", type=int, default=96, help="a rank's, for bytes and eager (default: 96)"
     )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
@@ -233,6 +295,8 @@ def main(arguments: Sequence[str]) -> int:
         measure_communication(config, options.json)
     elif options.what == "flops":
         measure_flops(config, options.providers, options.json)
+    elif options.what == "eager":
+        measure_eager(config, options.sequences, options.providers, options.json)
     else:
         measure_bytes(config, options.sequences, options.providers, options.json)
     return GOOD

@@ -64,6 +64,15 @@ def test_fp8_takes_one_product_of_four_layers_forward_and_two_backward(
     assert counted.operations["harness::quantize_float8"] == 24 * 4 * 3
 
 
+def test_the_eager_peer_computes_all_that_is_padded(config: bert.config.Config) -> None:
+    pytest.importorskip("transformers")
+    eager = counts.count_eager_encoder(config, 2)
+    by_hand = 6 * 24 * 12 * 1024**2 * 512 + 294_912 * 512**2
+    assert eager.flops / 2 == pytest.approx(by_hand, rel=1e-6)
+    assert by_hand == pytest.approx(1.005e12, rel=1e-3)
+    assert sum(eager.bytes.values()) / 1024 > 17e6
+
+
 def test_a_step_sends_every_gradient_in_16_bit(capsys: pytest.CaptureFixture[str]) -> None:
     assert counts.main(["--what", "communication", "--json"]) == 0
     sent = json.loads(capsys.readouterr().out)
