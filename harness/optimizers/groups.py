@@ -63,7 +63,8 @@ def compute_norm(tensor: Tensor) -> Tensor:
     are off by 2e-3; its sum adds in stages.
     """
     if tensor.is_cuda:
-        return torch.linalg.vector_norm(tensor, dtype=torch.float32)
+        norm: Tensor = torch.linalg.vector_norm(tensor, dtype=torch.float32)
+        return norm
     return tensor.float().square().sum().sqrt()
 
 
