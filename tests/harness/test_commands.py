@@ -142,11 +142,15 @@ run_command(main)
 def run_in_shell(
     redirection: str, place: Path, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
+    command = f'"$0" -c "$1" "${{@:2}}" {redirection}'
     return subprocess.run(
-        ["bash", "-c", f'"$0" -c "$1" "${{@:2}}" {redirection}', sys.executable, FEW_LINES, *arguments],
-        cwd=ROOT, env={"PLACE": str(place), "PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
+        ["bash", "-c", command, sys.executable, FEW_LINES, *arguments],
+        cwd=ROOT,
+        env={"PLACE": str(place), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("redirection", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
