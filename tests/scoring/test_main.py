@@ -113,6 +113,13 @@ def test_unreadable_system_description_is_an_error_of_the_result(campaign, tmp_p
     assert "R = 16." in done.stdout
 
 
+def test_a_page_is_not_written_over_a_folder(campaign, tmp_path):
+    folder = campaign.write(tmp_path)
+    done = run("report", folder, "--output", folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: --output {folder}: is a folder: name a file\n"
+
+
 def test_links_out_of_the_folder_are_not_followed(campaign, tmp_path):
     folder = campaign.write(tmp_path)
     (folder / "resnet").rename(tmp_path / "elsewhere")
