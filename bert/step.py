@@ -14,6 +14,7 @@ from bert.static_batch import IGNORED_LABEL, StaticBatch
 from harness.gradients import GradientReduction, broadcast_model
 from harness.graphs import Replayable
 from harness.ops.table import resolve_operations
+from harness.optimizers.groups import compute_norm
 from harness.parameters import FlatParameters
 from harness.warmup import preserve_state
 
@@ -202,7 +203,7 @@ class TrainingStep:
         scale = self.config.precision.loss_scale / self.world_size
         total = torch.zeros(1, device=self.device)
         for pool in self.parameters.pools:
-            norm = torch.linalg.vector_norm(pool.gradients, dtype=torch.float32)
+            norm = compute_norm(pool.gradients)
             total += (norm / scale).square()
         factor = limit / total.sqrt().clamp(min=limit)
         factor = torch.where(torch.isfinite(total), factor, torch.ones_like(factor))

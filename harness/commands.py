@@ -43,12 +43,35 @@ def describe_os_error(error: OSError) -> str:
     return f"cannot use{where}: {mends.get(error.errno or 0, error.strerror or str(error))}"
 
 
+def open_closed_streams() -> None:
+    """Put the empty device where this process was started without stdin, stdout or stderr.
+
+    Otherwise there is nothing to flush, what is meant for stderr goes to stdout, and the next file
+    that is opened gets the free number: a library's message would be written into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115  for as long as we run
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+
+
+def settle_output() -> None:
+    """Write to stdout what still waits; where that cannot be, drop it, so that leaving succeeds."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a command's main with the process's arguments and leave with its exit status.
 
     InputError and OSError become one sentence on stderr and status 2; Ctrl-C becomes 130.
     Anything else is a defect of ours and keeps its traceback.
     """
+    open_closed_streams()
+    status = GOOD
     try:
         status = main(sys.argv[1:])
         sys.stdout.flush()
@@ -60,9 +83,9 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
         status = INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone: nothing to tell it, and no traceback at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = GOOD
+        settle_output()
     except OSError as error:
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
+        settle_output()  # it may be stdout that is full
         status = UNUSABLE
     raise SystemExit(status)

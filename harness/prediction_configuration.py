@@ -1,8 +1,7 @@
-"""What a prediction reads of a benchmark's configuration and data: a few keys, each by its name."""
+"""What a prediction reads of a benchmark's configuration: a few keys, each by its name."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ else:
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE_LIMIT_BYTES = 1 << 20
+PROFILES = ROOT / "scoring" / "profiles"
 # Images of an ImageNet epoch and samples of an evaluation; those of a demonstration stand in its
-# manifests.
+# profile.
 TRAIN_IMAGES = 1_281_167
 EVALUATION_SAMPLES = {"resnet": 50_000, "bert": 10_000}
 RESNET_PERIOD_EPOCHS = 4
@@ -185,27 +185,21 @@ def _list_epochs(first: int, decay_epochs: int, path: Path) -> tuple[float, ...]
 def count_samples(system: System, benchmark: str) -> tuple[int, int]:
     """Training images of an epoch (0 for BERT, which counts samples) and samples of an evaluation.
 
-    A demonstration's come from the manifests of its data. Raises InputError where they are missing.
+    A demonstration's are those that its profile holds its runs to. Raises InputError without it.
     """
-    if system.campaign.profile != "demo":
+    profile = system.campaign.profile
+    if profile != "demo":
         return TRAIN_IMAGES * (benchmark == "resnet"), EVALUATION_SAMPLES[benchmark]
-    data = resolve(getattr(system.benchmarks, benchmark).data)
-    manifest = data / "manifest.json" if benchmark == "resnet" else data / "eval" / "manifest.json"
-    if not manifest.is_file():
-        made = " ".join(f"python -m {module}" for module in system.campaign.make_data)
-        raise InputError(f"{manifest}: not there: make the demonstration's data first: {made}")
-    table = _read_table(manifest)
-    if benchmark == "bert":
-        return 0, table.count("examples")
-    return table.section("train").count("images"), table.section("val").count("images")
+    sizes = _read_table(PROFILES / f"{profile}.toml").section(benchmark)
+    images = sizes.count("train_samples") if benchmark == "resnet" else 0
+    return images, sizes.count("eval_samples")
 
 
 def _read_table(path: Path) -> _Table:
     try:
         if path.stat().st_size > SIZE_LIMIT_BYTES:
             raise InputError(f"{path}: larger than 1 MiB, which no configuration is")
-        text = path.read_text(encoding="utf-8")
-        table = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:

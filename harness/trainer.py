@@ -22,7 +22,15 @@ import torch.distributed as dist
 
 from harness.affinity import Binding, bind_rank
 from harness.caches import check_cleared, clear_caches
-from harness.commands import INTERRUPTED, NOT_GOOD, UNUSABLE, InputError, Parser, describe_os_error
+from harness.commands import (
+    INTERRUPTED,
+    NOT_GOOD,
+    UNUSABLE,
+    InputError,
+    Parser,
+    describe_os_error,
+    open_closed_streams,
+)
 from harness.private_folders import choose_cache_folders
 from harness.process_group import describe_silent_ranks, end_all_ranks, finalize_mpi
 from harness.ranks import Launcher, Ranks, SharedFault, read_launcher
@@ -65,6 +73,7 @@ def parse_trainer_arguments(
 
 def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a trainer's main on this rank and leave with its status, ending all ranks on a fault."""
+    open_closed_streams()
     try:
         # Before anything compiles: Triton, torch and the driver ask for their folder at first use.
         os.environ.update(choose_cache_folders(os.environ, Path(tempfile.gettempdir())))

@@ -130,13 +130,11 @@ def evaluate_images(
     """Run the evaluation preprocessing on a folder's JPEG files; return how many there were.
 
     Writes an .npz with, per file name, float32 (crop, crop, 3) RGB on the 0-255 scale less the
-    mean. One image is in memory at a time. Raises InputError naming what cannot be used.
+    mean. One image is in memory at a time. Raises InputError naming what cannot be used; OSError.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: name one with JPEG files in it")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not files:
-        raise InputError(f"{folder} holds no JPEG files: name a folder that does")
+    files = list_images(folder)
     if not target.parent.is_dir():
         raise InputError(f"{target.parent} is not a folder: make it, or name another for --npz")
     names = [str(path) for path in files]
@@ -155,3 +153,29 @@ def evaluate_images(
             progress.update(position + 1)
     progress.finish(len(files))
     return len(files)
+
+
+def list_images(folder: Path) -> list[Path]:
+    """List the JPEG files of a folder in name order, each of which can be opened and is not empty.
+
+    DALI reads ahead of the image it decodes, so its report would name another one. Raises
+    InputError, and OSError where a file cannot be opened.
+    """
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()
+    )
+    if not files:
+        raise InputError(f"{folder} holds no JPEG files: name a folder that does")
+    for path in files:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{str(path)!a} is not UTF-8, which DALI needs: rename it") from None
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no file: put one in its place, or take it away")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise InputError(f"{path} is empty: put the image back, or take it away")
+    return files

@@ -7,13 +7,20 @@ Exit statuses: 0 valid; 1 not valid; 2 wrong usage or unreadable input.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from scoring.exits import INTERRUPTED, UNUSABLE, VALID, InputError
+from scoring.exits import (
+    INTERRUPTED,
+    UNUSABLE,
+    VALID,
+    InputError,
+    describe_os_error,
+    open_closed_streams,
+    settle_output,
+)
 from scoring.findings import make_printable
 
 COMMANDS = ("score", "report", "describe", "package", "verify", "explain", "watch", "compare")
@@ -51,6 +58,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def run() -> NoReturn:
     """Run with the process's arguments; a mistake of the caller is one sentence and status 2."""
+    open_closed_streams()
+    status = VALID
     try:
         status = main(sys.argv[1:])
         sys.stdout.flush()
@@ -59,11 +68,10 @@ def run() -> NoReturn:
         status = UNUSABLE
     except BrokenPipeError:
         # The reader of our output has gone: nothing to tell it, and no traceback at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = VALID
+        settle_output()
     except OSError as error:
-        sentence = f"error: cannot use {error.filename}: {error.strerror}"
-        print(make_printable(sentence), file=sys.stderr)
+        print(make_printable(f"error: {describe_os_error(error)}"), file=sys.stderr)
+        settle_output()  # it may be stdout that is full
         status = UNUSABLE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

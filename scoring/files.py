@@ -16,8 +16,11 @@ from scoring.exits import InputError
 def write_atomically(path: Path, option: str = "--output") -> Iterator[IO[bytes]]:
     """Open a file that gets its name when the block ends well, and vanishes when it does not.
 
-    option: what the user named the file with. Raises InputError where its folder does not exist.
+    option: what the user named the file with. Raises InputError where its folder does not exist,
+    and where it is a folder itself.
     """
+    if path.is_dir():
+        raise InputError(f"{option} {path}: is a folder: name a file")
     if not path.parent.is_dir():
         raise InputError(f"{option} {path}: no such folder: make {path.parent} first")
     with tempfile.NamedTemporaryFile(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from harness.gradients import gather_weights
 from harness.optimizers.device_schedule import DeviceSchedule
+from harness.optimizers.groups import compute_norm
 from harness.parameters import FlatParameters, Pool
 
 
@@ -108,7 +109,7 @@ def measure_gradients(parameters: FlatParameters, gradient_scale: float) -> Tens
     """The norm of the whole gradient, (1,) fp32, on the device; over all ranks where sharded."""
     total = torch.zeros(1, device=parameters.pools[0].master.device)
     for pool in parameters.pools:
-        norm = torch.linalg.vector_norm(pool.owned_gradients, dtype=torch.float32)
+        norm = compute_norm(pool.owned_gradients)
         square = (norm / gradient_scale).square().view(1)
         if pool.sharded:
             dist.all_reduce(square)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from scoring.commands.arguments import add_rule_arguments, get_profile
-from scoring.exits import NOT_VALID, VALID
+from scoring.exits import NOT_VALID, VALID, write_output
 from scoring.files import write_atomically
 from scoring.findings import make_printable
 from scoring.profile import DEFAULT
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
             file.write(write_comparison_page(comparison).encode())
         print(make_printable(f"wrote {options.output}"), file=sys.stderr)
     if options.json:
-        print(json.dumps(comparison.describe(), indent=1, allow_nan=False))
+        write_output(f"{json.dumps(comparison.describe(), indent=1, allow_nan=False)}\n")
     else:
-        print(write_comparison(comparison), end="")
+        write_output(write_comparison(comparison))
     return VALID if comparison.valid else NOT_VALID

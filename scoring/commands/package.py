@@ -66,7 +66,8 @@ def run(options: argparse.Namespace) -> int:
     except RefusalError as refusal:
         for reason in refusal.reasons:
             _say(f"error: {reason}")
-        _say(f"no package was made: {len(refusal.reasons)} reasons above")
+        count = len(refusal.reasons)
+        _say(f"no package was made: {count} {'reason' if count == 1 else 'reasons'} above")
         return NOT_VALID
     for remark in built.remarks:
         _say(remark)

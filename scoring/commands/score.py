@@ -6,7 +6,7 @@ import argparse
 import json
 
 from scoring.commands.arguments import add_judging_arguments, judge
-from scoring.exits import NOT_VALID, VALID
+from scoring.exits import NOT_VALID, VALID, write_output
 from scoring.prose import write_prose
 
 HELP = "print the verdict and the score"
@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     """Print the score of a folder of logs."""
     score = judge(options)
     if options.json:
-        print(json.dumps(score.describe(), indent=1, allow_nan=False))
+        write_output(f"{json.dumps(score.describe(), indent=1, allow_nan=False)}\n")
     else:
-        print(write_prose(score), end="")
+        write_output(write_prose(score))
     return VALID if score.valid else NOT_VALID

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scoring.commands.arguments import get_profile
 from scoring.compliance import check_ruleset
-from scoring.exits import NOT_VALID, VALID
+from scoring.exits import NOT_VALID, VALID, write_output
 from scoring.files import write_atomically
 from scoring.profile import list_profiles
 from scoring.rules import BENCHMARKS
@@ -51,9 +51,9 @@ def run(options: argparse.Namespace) -> int:
         if options.report:
             _write_report(verification.material.score.value, options.report)
         if options.json:
-            print(json.dumps(verification.describe(), indent=1, allow_nan=False))
+            write_output(f"{json.dumps(verification.describe(), indent=1, allow_nan=False)}\n")
         else:
-            print(write_verification(verification), end="")
+            write_output(write_verification(verification))
     return VALID if verification.valid else NOT_VALID
 
 

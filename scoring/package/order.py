@@ -78,9 +78,9 @@ def gather(order: Order) -> Parts:
     not ordered as one.
     """
     system, content = read_system_file(order.system)
+    campaign = find_campaign(order.results, system.name)
     if system.one_machine and not order.profile.demonstration:
         raise RefusalError([DEMONSTRATION_MEND])
-    campaign = find_campaign(order.results, system.name)
     source = _add_system_file(read_source(order.source), system, content)
     record = None
     if campaign.has_record:

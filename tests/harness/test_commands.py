@@ -122,3 +122,57 @@ def test_a_reader_that_goes_away_is_no_fault() -> None:
     assert process.stderr.read() == ""
     process.stderr.close()
     assert process.wait(timeout=60) == 0
+
+
+FEW_LINES = """
+import os, sys
+from harness.commands import InputError, run_command
+def main(arguments):
+    if arguments:
+        raise InputError("no")
+    print("line")
+    with open(os.path.join(os.environ["PLACE"], "file"), "w") as file:
+        os.write(2, b"a word from a library")
+        assert file.fileno() > 2, file.fileno()
+    return 1
+run_command(main)
+"""
+
+
+def run_in_shell(
+    redirection: str, place: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    command = f'"$0" -c "$1" "${{@:2}}" {redirection}'
+    return subprocess.run(
+        ["bash", "-c", command, sys.executable, FEW_LINES, *arguments],
+        cwd=ROOT,
+        env={"PLACE": str(place), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("redirection", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_no_status(redirection: str, tmp_path: Path) -> None:
+    done = run_in_shell(redirection, tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stdout == ("" if ">&- 2" in redirection or redirection == ">&-" else "line\n")
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_what_is_meant_for_a_closed_stderr_does_not_go_to_stdout(tmp_path: Path) -> None:
+    done = run_in_shell("2>&-", tmp_path, "fail")
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_reader_that_never_was_changes_no_status(tmp_path: Path) -> None:
+    assert run_in_shell("| head -0; exit ${PIPESTATUS[0]}", tmp_path).returncode == 1
+
+
+def test_a_full_device_is_one_sentence(tmp_path: Path) -> None:
+    done = run_in_shell("> /dev/full", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.endswith(
+        "error: cannot use: no space left on the disk: free some or name another folder\n"
+    )

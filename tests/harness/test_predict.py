@@ -178,13 +178,7 @@ def test_a_longer_schedule_than_published_is_noted(capsys, tmp_path: Path):
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Path:
-    """The demonstration's system file with data that consists of the counts in its manifests."""
-    manifest = {"train": {"images": 1440}, "val": {"images": 480}}
-    (tmp_path / "resnet").mkdir()
-    (tmp_path / "resnet" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    (tmp_path / "bert" / "eval").mkdir(parents=True)
-    manifest_file = tmp_path / "bert" / "eval" / "manifest.json"
-    manifest_file.write_text(json.dumps({"examples": 512}), encoding="utf-8")
+    """The demonstration's system file, its data not made."""
     text = (ROOT / "systems/demo.toml").read_text(encoding="utf-8")
     for name in ("resnet", "bert"):
         text = text.replace(f'data = "data/demo/{name}"', f'data = "{tmp_path / name}"')
@@ -236,10 +230,11 @@ def test_one_probe_on_a_cpu_must_be_of_the_configured_batch(demo: Path, tmp_path
         predict.main(["--system", str(demo), "--resnet-probe", *files])
 
 
-def test_a_demonstration_without_data_names_the_command_that_makes_it(demo: Path):
-    (demo.parent / "resnet" / "manifest.json").unlink()
-    with pytest.raises(InputError, match=r"manifest\.json: not there: .* python -m demo"):
-        predict.main(["--system", str(demo), "--images-per-second", "500"])
+def test_the_sizes_of_a_demonstration_need_no_data(demo: Path):
+    system = load_system(demo)
+    for benchmark, sizes in (("resnet", (1440, 480)), ("bert", (0, 512))):
+        job = read_settings(system, benchmark).job
+        assert (job.evaluation_samples, job.samples_per_point) == (sizes[1], sizes[0] or 1)
 
 
 def test_earlier_runs_say_where_a_demonstration_converges(demo: Path, capsys, tmp_path: Path):

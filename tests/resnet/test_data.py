@@ -18,7 +18,7 @@ from PIL import Image
 
 from harness.commands import InputError
 from resnet.data import EvaluationInput, InputOptions, TrainingInput, mix_seed
-from resnet.measurements import count_untimed_batches
+from resnet.measurements import count_untimed_batches, list_images
 from resnet.prepare_data import pack_folders
 from resnet.shards import Manifest, read_manifest
 
@@ -450,6 +450,31 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     assert result.returncode == 2 and "b.jpg cannot be decoded" in result.stderr
     assert "Traceback" not in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "b.jpg"]
+
+
+def test_only_files_that_can_be_opened_are_taken_for_images(tmp_path: Path) -> None:
+    """DALI reads ahead: a file that cannot be read would be told of the image before it."""
+    for name in ("b.JPG", "a.jpeg"):
+        Image.new("RGB", (300, 300)).save(tmp_path / name, format="JPEG")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "notes.txt").write_text("no image")
+    assert [path.name for path in list_images(tmp_path)] == ["a.jpeg", "b.JPG"]
+    odd = tmp_path / "c.jpg"
+    odd.write_bytes(b"")
+    with pytest.raises(InputError, match="is empty: put"):
+        list_images(tmp_path)
+    odd.unlink()
+    os.mkfifo(odd)
+    with pytest.raises(InputError, match="is no file: put"):
+        list_images(tmp_path)
+    odd.unlink()
+    odd.symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError):
+        list_images(tmp_path)
+    odd.unlink()
+    Path(os.fsdecode(bytes(tmp_path) + b"/c\xff.jpg")).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"c\\udcff.jpg' is not UTF-8, which"):
+        list_images(tmp_path)
 
 
 def smooth(image: np.ndarray) -> np.ndarray:

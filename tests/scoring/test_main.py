@@ -73,6 +73,36 @@ def test_wrong_calls_are_one_sentence(tmp_path, arguments, words):
     assert len(done.stderr.strip().split("\n")) == 1
 
 
+@pytest.mark.parametrize(
+    ("redirection", "status", "said"),
+    [
+        ("<&- >&- 2>&-", 1, ""),
+        ("| head -0; exit ${PIPESTATUS[0]}", 1, ""),
+        ("> /dev/full", 2, "error: cannot write the output: No space left on device\n"),
+    ],
+)
+def test_the_status_holds_whatever_becomes_of_the_output(
+    campaign, tmp_path, redirection, status, said
+):
+    campaign.runs.pop("bert")
+    campaign.runs["resnet"].pop()
+    command = f'"$0" -m scoring score "$1" {redirection}'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, str(campaign.write(tmp_path))],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", said)
+
+
+def test_what_is_meant_for_a_closed_stderr_does_not_go_to_stdout(tmp_path):
+    command = '"$0" -m scoring score "$1" --json 2>&-'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, str(tmp_path / "nowhere")],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
 @pytest.mark.parametrize("content", ["", "[1]", '{"a": 1, "a": 2}'])
 def test_unreadable_system_description_is_an_error_of_the_result(campaign, tmp_path, content):
     folder = campaign.write(tmp_path)
@@ -81,6 +111,13 @@ def test_unreadable_system_description_is_an_error_of_the_result(campaign, tmp_p
     assert (done.returncode, done.stderr) == (1, "")
     assert "system-json: resnet, system.json: the system description" in done.stdout
     assert "R = 16." in done.stdout
+
+
+def test_a_page_is_not_written_over_a_folder(campaign, tmp_path):
+    folder = campaign.write(tmp_path)
+    done = run("report", folder, "--output", folder)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: --output {folder}: is a folder: name a file\n"
 
 
 def test_links_out_of_the_folder_are_not_followed(campaign, tmp_path):

@@ -623,6 +623,7 @@ def test_output_that_cannot_be_written(order):
     [
         ([], "required: --results"),
         (["--results", ".", "--system", "no.toml", "--output", "x"], "--system no.toml"),
+        (["--results", "nowhere", "--system", "systems/demo.toml", "--output", "x"], "nowhere: no"),
         (
             ["--results", ".", "--system", "systems/demo.toml", "--output", "x", "--rfp", "x"],
             "--rfp: no profile",
