@@ -37,6 +37,7 @@ from harness.ranks import Launcher, Ranks, SharedFault, read_launcher
 from harness.systems import System
 
 OTHERS_WAIT_SECONDS = 3.0
+PASSING_ON_SECONDS = 0.5
 LOST = re.compile(r"Connection (closed|reset) by peer")
 WAITED = re.compile(r"Timed out waiting (\d+)ms")
 
@@ -134,6 +135,8 @@ def _leave(sentence: str | None, status: int, shared: bool) -> NoReturn:
     if not shared and launcher.world_size != 1 and "mpi4py.MPI" in sys.modules:
         sys.stdout.flush()
         sys.stderr.flush()
+        # The launcher may end the job before it has read, and passed on, what was written last.
+        time.sleep(PASSING_ON_SECONDS)
         end_all_ranks(launcher.world_size, status)
     _end(status)
 
