@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -65,8 +66,9 @@ def check_sources(image: Path) -> None:
         )
 
 
+@functools.cache
 def build_image(folder: Path) -> Path:
-    """Build Singularity.def as the plain user on the tools' CPU base."""
+    """Build Singularity.def, once, as the plain user on the tools' CPU base."""
     kit, image = folder / "kit", folder / "kit.sif"
     shutil.rmtree(folder, ignore_errors=True)
     ignored = shutil.ignore_patterns(".git", ".venv", "data", "results", "__pycache__", ".*_cache")
