@@ -8,6 +8,7 @@ import socket
 import sys
 import threading
 import time
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,7 @@ from harness.commands import InputError
 from harness.ranks import Ranks
 from harness.systems import System
 
+ANSWER_SECONDS = 2.0
 # The default process group's store, as the group itself one a process.
 _stores: list[TCPStore] = []
 
@@ -72,30 +74,61 @@ def join(system: System, ranks: Ranks, device: torch.device) -> None:
     _stores.append(store)
 
 
-def describe_silent_ranks(wait_seconds: float) -> str:
-    """After a collective timed out: which ranks do not say within a while that they waited too.
+@dataclass(frozen=True)
+class Silence:
+    """After a collective that failed: after how many seconds a rank gave up, and who was silent."""
 
-    Every rank that waited has to call it. Where rank 0 does not answer, nobody can ask for others.
+    seconds: float
+    ranks: tuple[str, ...]
+
+
+def find_silent_ranks(gave_up_seconds: float | None, wait_seconds: float) -> Silence | None:
+    """After a collective failed: which ranks do not say within a while that it failed for them.
+
+    gave_up_seconds: how long this rank waited; None where it lost a connection instead, be it that
+    another rank ended or gave up. Returns None where no rank gave up. Every rank has to call it at
+    once; where rank 0 does not answer, nobody can ask for others.
     """
-    found: list[str] = []
-    asking = threading.Thread(
-        target=_ask_for_waiting_ranks, args=(wait_seconds, found), daemon=True
-    )
+    found: list[Silence | None] = []
+    asked = time.monotonic()
+    arguments = (gave_up_seconds, wait_seconds, found)
+    asking = threading.Thread(target=_ask_ranks, args=arguments, daemon=True)
     asking.start()
-    asking.join(wait_seconds + 2.0)
-    if asking.is_alive():  # the store is rank 0's
-        return "rank 0"
-    return ", ".join(found) or "no rank: all of them waited, but not for the same"
+    asking.join(wait_seconds + ANSWER_SECONDS)
+    if found:
+        return found[0]
+    # Whoever knows better is to speak first, also where asking failed at once.
+    time.sleep(max(0.0, asked + wait_seconds - time.monotonic()))
+    # The store is rank 0's, and it did not answer.
+    return None if gave_up_seconds is None else Silence(gave_up_seconds, ("rank 0",))
 
 
-def _ask_for_waiting_ranks(wait_seconds: float, found: list[str]) -> None:
-    store = _stores[-1]
-    store.set(f"waited/{dist.get_rank()}", "")
-    time.sleep(wait_seconds)
-    for rank in range(dist.get_world_size()):
-        if not store.check([f"waited/{rank}"]):
-            host = store.get(f"host/{rank}").decode() if store.check([f"host/{rank}"]) else "?"
-            found.append(f"rank {rank} on {host}")
+def _ask_ranks(
+    gave_up_seconds: float | None, wait_seconds: float, found: list[Silence | None]
+) -> None:
+    try:
+        store = _stores[-1]
+        store.set(f"failed/{dist.get_rank()}", "")
+        if gave_up_seconds is not None:
+            store.set("gave up", str(gave_up_seconds))
+        time.sleep(wait_seconds)
+        if not store.check(["gave up"]):
+            found.append(None)
+            return
+        silent = [rank for rank in range(dist.get_world_size()) if not _has(store, "failed", rank)]
+        names = [
+            f"rank {rank} on {store.get(f'host/{rank}').decode()}"
+            for rank in silent
+            if _has(store, "host", rank)
+        ]
+        found.append(Silence(float(store.get("gave up")), tuple(names)))
+    except (IndexError, RuntimeError):
+        return  # no group was joined, or the store has gone with rank 0
+
+
+def _has(store: TCPStore, key: str, rank: int) -> bool:
+    present: bool = store.check([f"{key}/{rank}"])
+    return present
 
 
 def join_subgroup(rank: int, world_size: int, size: int) -> dist.ProcessGroup:

@@ -32,7 +32,7 @@ from harness.commands import (
     open_closed_streams,
 )
 from harness.private_folders import choose_cache_folders
-from harness.process_group import describe_silent_ranks, end_all_ranks, finalize_mpi
+from harness.process_group import end_all_ranks, finalize_mpi, find_silent_ranks
 from harness.ranks import Launcher, Ranks, SharedFault, read_launcher
 from harness.systems import System
 
@@ -87,20 +87,27 @@ def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED, shared=False)
     except BaseException as error:  # noqa: BLE001  the other ranks must not wait for this one
-        if isinstance(error, RuntimeError) and LOST.search(str(error)):
-            # Another rank has ended: let it say why, and end the job, before this one speaks.
-            time.sleep(OTHERS_WAIT_SECONDS)
-            _leave("error: lost the connection to another rank, which ended", NOT_GOOD, False)
-        waited = WAITED.search(str(error)) if isinstance(error, RuntimeError) else None
-        if waited and dist.is_initialized():
-            silent = describe_silent_ranks(OTHERS_WAIT_SECONDS)
-            _leave(
-                f"error: gave up after {int(waited[1]) / 1000:g} s ('collective_timeout_seconds') "
-                f"without an answer from {silent}: hung, or cut off",
-                NOT_GOOD, False,
-            )  # fmt: skip
+        explained = _explain_collective(str(error)) if isinstance(error, RuntimeError) else None
+        if explained is not None:
+            _leave(explained, NOT_GOOD, shared=False)
         traceback.print_exc()
         _leave(None, NOT_GOOD, shared=False)
+
+
+def _explain_collective(fault: str) -> str | None:
+    """Say why a collective failed, after the rank that knows better has had time to; or None."""
+    waited = WAITED.search(fault)
+    if not (waited or LOST.search(fault)):
+        return None
+    # A rank that gives up closes its connections, which others may notice first.
+    silence = find_silent_ranks(int(waited[1]) / 1000 if waited else None, OTHERS_WAIT_SECONDS)
+    if silence is None:
+        return "error: lost the connection to another rank, which ended"
+    names = ", ".join(silence.ranks) or "no one: all ranks failed in different collectives"
+    return (
+        f"error: gave up after {silence.seconds:g} s ('collective_timeout_seconds') without an "
+        f"answer from {names}: hung, or cut off"
+    )
 
 
 def _end(status: int) -> NoReturn:

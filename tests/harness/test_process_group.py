@@ -93,7 +93,7 @@ from harness.trainer import run_trainer
 def main(arguments):
     system = load_system("systems/demo.toml")
     launch = replace(system.launch, collective_timeout_seconds=3)
-    system = replace(system, nodes=replace(system.nodes, count=2), launch=launch)
+    system = replace(system, nodes=replace(system.nodes, count=3), launch=launch)
     ranks = find_ranks(system.nodes)
     device = select_device(system, ranks)
     join(system, ranks, device)
@@ -107,15 +107,15 @@ run_trainer(main)
 """
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, 2])
 def test_ranks_join_and_a_hanging_one_ends_the_run(rank: int) -> None:
     command = [str(Path(sys.executable).parent / "mpirun"), "--allow-run-as-root"]
     command += ["--oversubscribe", "--bind-to", "none", "-x", "GLOO_SOCKET_IFNAME=lo"]
-    command += ["-n", "2", sys.executable, "-c", HANG.replace("rank == 1", f"rank == {rank}")]
+    command += ["-n", "3", sys.executable, "-c", HANG.replace("rank == 1", f"rank == {rank}")]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
-    assert sorted(done.stdout.splitlines()) == ["rank 0 of 2: 3.0", "rank 1 of 2: 3.0"]
+    assert sorted(done.stdout.splitlines()) == [f"rank {n} of 3: 6.0" for n in range(3)]
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     said = "gave up after 3 s ('collective_timeout_seconds') without an answer from "
