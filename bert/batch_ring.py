@@ -38,7 +38,9 @@ class Slot:
         self._views: dict[Budget, tuple[Arrays, StaticBatch]] = {}
         self.batch: StaticBatch | None = None
         if device.type == "cuda":
-            self.copied, self.released = torch.cuda.Event(), torch.cuda.Event()
+            # Blocking: the thread waits for most of a step, and would else keep a core busy.
+            self.copied = torch.cuda.Event(blocking=True)
+            self.released = torch.cuda.Event(blocking=True)
 
     def _allocate(self, size_bytes: int) -> None:
         on_gpu = self.device.type == "cuda"
@@ -68,13 +70,15 @@ class Slot:
         fill_arrays(flat, budget, arrays)
 
     def copy(self, stream: torch.cuda.Stream) -> None:
-        """Send it to the device on a stream, after the step has done with what lies there."""
+        """Send it to the device on the current stream, when the step has done with what is there.
+
+        stream: the current one.
+        """
         assert self.batch is not None
         size = len(self.batch.storage)
-        with torch.cuda.stream(stream):
-            stream.wait_event(self.released)
-            self.storage[:size].copy_(self.staging[:size], non_blocking=True)
-            self.copied.record(stream)
+        stream.wait_event(self.released)
+        self.storage[:size].copy_(self.staging[:size], non_blocking=True)
+        self.copied.record(stream)
 
 
 class BatchRing:
@@ -134,16 +138,23 @@ class BatchRing:
 
     def _fill(self, make: Callable[[], Iterator[Made]]) -> None:
         try:
-            if self._stream is not None:
-                torch.cuda.set_device(self.device)
-            batches = make()
-            while (slot := self._free.get()) is not None and not self._stopped.is_set():
-                made = next(batches)
-                if self._stream is not None:
-                    slot.copied.synchronize()  # the last copy out of this memory
-                slot.fill(made)
-                if self._stream is not None:
-                    slot.copy(self._stream)
-                self._ready.put(slot)
+            if self._stream is None:
+                self._fill_slots(make())
+                return
+            torch.cuda.set_device(self.device)
+            # For memory that a slot takes later on, too: torch gives out what the current stream
+            # has done with, and on the step's own stream kernels may still be using it.
+            with torch.cuda.stream(self._stream):
+                self._fill_slots(make())
         except BaseException as error:  # noqa: BLE001  handed to the trainer, which raises it
             self._ready.put(error)
+
+    def _fill_slots(self, batches: Iterator[Made]) -> None:
+        while (slot := self._free.get()) is not None and not self._stopped.is_set():
+            made = next(batches)
+            if self._stream is not None:
+                slot.copied.synchronize()  # the last copy out of this memory
+            slot.fill(made)
+            if self._stream is not None:
+                slot.copy(self._stream)
+            self._ready.put(slot)
