@@ -18,18 +18,31 @@ PROJECTIONS = ("query", "key", "value")
 _modules: dict[int, Any] = {}
 
 
+def compute_in_float8() -> Any:
+    """The library's context of FP8: `autocast` since version 2.9, under another name before."""
+    if hasattr(te, "autocast"):
+        return te.autocast(enabled=True, recipe=RECIPE)
+    return te.fp8_autocast(enabled=True, fp8_recipe=RECIPE)
+
+
 def find_module(weights: tuple[Tensor, ...], biases: tuple[Tensor | None, ...]) -> Any:
-    """The library's module over these parameters, made on first use without memory of its own."""
+    """The library's module over these parameters, made on first use, which keeps no other memory.
+
+    It refuses to split parameters that have no memory (Linear.__init__): the three are made on the
+    device, not filled, so that no random number is drawn, and then replaced.
+    """
     module = _modules.get(id(weights[0]))
     if module is None:
-        names = [f"{name}_" for name in PROJECTIONS] if len(weights) == 3 else [""]
+        split = len(weights) == len(PROJECTIONS)
+        names = [f"{name}_" for name in PROJECTIONS] if split else [""]
         module = te.Linear(
             weights[0].shape[1],
             sum(len(weight) for weight in weights),
             bias=biases[0] is not None,
             params_dtype=weights[0].dtype,
-            parameters_split=tuple(names) if len(weights) == 3 else None,
-            device="meta",
+            init_method=lambda tensor: tensor,
+            parameters_split=tuple(names) if split else None,
+            device=weights[0].device if split else "meta",
         )
         for name, weight, bias in zip(names, weights, biases, strict=True):
             setattr(module, f"{name}weight", weight)
@@ -45,7 +58,7 @@ def apply_module(
     """x times the joined weights, in FP8. Raises InputError for types and sizes FP8 cannot take."""
     for weight in weights:
         check_sizes(x, weight)
-    with te.fp8_autocast(enabled=True, fp8_recipe=RECIPE):
+    with compute_in_float8():
         result: Tensor = find_module(weights, biases)(x)
     return result
 

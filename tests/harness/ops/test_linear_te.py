@@ -24,17 +24,20 @@ class Linear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, **arguments: Any) -> None:
         super().__init__()
-        assert arguments["device"] == "meta"
+        on_meta = arguments["device"] == "meta"
+        assert not (on_meta and arguments["parameters_split"]), "cannot split on the meta device"
         self.names = [name.rstrip("_") + "_" for name in arguments["parameters_split"] or ()] or [
             ""
         ]
         self.has_bias = arguments["bias"]
-        rows = outputs // len(self.names)
+        rows, device = outputs // len(self.names), arguments["device"]
         for name in self.names:
-            weight = nn.Parameter(torch.empty(rows, inputs, device="meta"))
+            weight = nn.Parameter(torch.empty(rows, inputs, device=device))
+            if not on_meta:
+                arguments["init_method"](weight)
             self.register_parameter(f"{name}weight", weight)
             if self.has_bias:
-                bias = nn.Parameter(torch.empty(rows, device="meta"))
+                bias = nn.Parameter(torch.empty(rows, device=device))
                 self.register_parameter(f"{name}bias", bias)
         self.made.append({"outputs": outputs, **arguments})
 
@@ -50,13 +53,13 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     Linear.made = seen["made"]
 
     @contextlib.contextmanager
-    def fp8_autocast(enabled: bool, fp8_recipe: Any) -> Iterator[None]:
-        assert enabled and type(fp8_recipe).__name__ == "Float8CurrentScaling"
+    def autocast(enabled: bool, recipe: Any) -> Iterator[None]:
+        assert enabled and type(recipe).__name__ == "Float8CurrentScaling"
         seen["entered"] += 1
         yield
 
     pytorch: Any = types.ModuleType("transformer_engine.pytorch")
-    pytorch.Linear, pytorch.fp8_autocast = Linear, fp8_autocast
+    pytorch.Linear, pytorch.autocast = Linear, autocast
     recipe: Any = types.ModuleType("transformer_engine.common.recipe")
     recipe.Float8CurrentScaling = type("Float8CurrentScaling", (), {})
     package: Any = types.ModuleType("transformer_engine")
@@ -99,14 +102,29 @@ def test_projections_are_one_layer_of_three_parameters(engine: dict[str, Any]) -
     torch.manual_seed(2)
     weights = tuple(make_parameter(32, 32) for _ in range(3))
     biases = tuple(make_parameter(32) for _ in range(3))
-    x = torch.randn(16, 32).bfloat16()
+    x, random_state = torch.randn(16, 32).bfloat16(), torch.get_rng_state()
     results = resolve("query_key_value", "te")(x, weights, biases)
+    assert torch.equal(torch.get_rng_state(), random_state)  # made without a random number
     for result, weight, bias in zip(results, weights, biases, strict=True):
         assert torch.allclose(result, F.linear(x, weight, bias), atol=0.05)
     sum(result.sum() for result in results).backward()
     assert all(parameter.grad is not None for parameter in (*weights, *biases))
     (made,) = engine["made"]
     assert made["parameters_split"] == ("query_", "key_", "value_") and made["outputs"] == 96
+
+
+def test_versions_before_2_9_have_another_name_for_the_context(engine: dict[str, Any]) -> None:
+    linear = resolve("linear", "te")
+    pytorch = sys.modules["transformer_engine.pytorch"]
+    context = pytorch.autocast
+
+    def fp8_autocast(enabled: bool, fp8_recipe: Any) -> Any:
+        return context(enabled, fp8_recipe)
+
+    del pytorch.autocast
+    pytorch.fp8_autocast = fp8_autocast  # type: ignore[attr-defined]
+    linear(torch.ones(16, 32).bfloat16(), make_parameter(48, 32), None)
+    assert engine["entered"] == 1
 
 
 def test_sizes_that_fp8_cannot_take_are_refused(engine: dict[str, Any]) -> None:
