@@ -8,6 +8,7 @@ for deep learning"; MLPerf training rules, Numerical formats (fp8 is pre-approve
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from harness.commands import InputError
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 LARGEST = {E4M3: 448.0, E5M2: 57344.0}
 LARGEST_SCALE = 3e38  # of a tensor of almost nothing: no infinity may come of it
+OLDEST_CAPABILITY = (8, 9)  # of GPUs whose tensor cores take FP8 (torch's ScaledBlas.cpp)
 MULTIPLE = 16  # of every side of an FP8 matrix: what the kernels of torch._scaled_mm take
 
 
@@ -70,8 +72,26 @@ def multiply(
     )
 
 
+@functools.lru_cache
+def find_capability(index: int | None) -> tuple[int, int]:
+    """The compute capability of a GPU."""
+    return torch.cuda.get_device_capability(index)
+
+
+def check_device(device: torch.device) -> None:
+    """Raise InputError for a GPU without FP8, where the cast itself would not compile."""
+    if device.type == "cuda" and (found := find_capability(device.index)) < OLDEST_CAPABILITY:
+        raise InputError(
+            "FP8 products need a GPU of compute capability {}.{} or more, not {}.{}: name the "
+            "provider 'torch' for linear, 'triton' for query_key_value".format(
+                *OLDEST_CAPABILITY, *found
+            )
+        )
+
+
 def check_sizes(x: Tensor, weight: Tensor) -> None:
     """Raise InputError unless x (rows, in) and weight (out, in) can be multiplied in FP8."""
+    check_device(x.device)
     if x.dtype not in (torch.bfloat16, torch.float16) or weight.dtype != x.dtype:
         raise InputError(
             f"FP8 products take activations and weights of one 16-bit type, not {x.dtype} and "

@@ -19,7 +19,7 @@ from torch.autograd import Function
 from harness.commands import InputError
 from harness.ops.attention_arguments import check_attention_arguments
 
-# The positional arguments and results this file relies on: PyTorch 2.7 to 2.13.
+# The positional arguments and results this file relies on: PyTorch 2.7 to 2.14.
 FORWARD_ARGUMENTS = (
     "query key value cum_seq_q cum_seq_k max_q max_k dropout_p is_causal return_debug_mask"
 )
@@ -50,6 +50,18 @@ check_signature(
     torch.ops.aten._flash_attention_forward.default._schema, FORWARD_ARGUMENTS, FORWARD_RESULTS
 )
 check_signature(torch.ops.aten._flash_attention_backward.default._schema, BACKWARD_ARGUMENTS)
+
+
+def check_build() -> None:
+    """Raise InputError where a PyTorch that finds a GPU was built without these kernels."""
+    if torch.cuda.is_available() and not torch.backends.cuda.is_flash_attention_available():
+        raise InputError(
+            f"operation varlen_attention: PyTorch {torch.__version__} was built without the "
+            "kernels of provider 'flash'; name 'flash_attn' or 'te'"
+        )
+
+
+check_build()
 
 
 class _FlashAttention(Function):

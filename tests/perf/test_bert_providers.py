@@ -28,6 +28,10 @@ def bias_gelu_that_fails(x: Tensor, bias: Tensor) -> Tensor:
     raise RuntimeError("no kernel\nfor this device")
 
 
+def bias_gelu_of_another_version(x: Tensor, bias: Tensor) -> Tensor:
+    raise TypeError("unexpected argument")
+
+
 def keep_one_row(patch: pytest.MonkeyPatch, providers: dict[str, str]) -> None:
     for operation in list(TABLE):
         row = {"torch": TABLE[operation]["torch"]}
@@ -60,6 +64,10 @@ def test_a_provider_that_is_wrong_or_fails_is_told(
     keep_one_row(monkeypatch, {"triton": f"{here}:bias_gelu_that_fails"})
     assert bert_providers.main(ARGUMENTS) == 1
     assert "FAILED: RuntimeError: no kernel\n" in capsys.readouterr().out
+    # What Triton's compiler or a library of another version raises is no RuntimeError.
+    keep_one_row(monkeypatch, {"triton": f"{here}:bias_gelu_of_another_version"})
+    assert bert_providers.main(ARGUMENTS) == 1
+    assert "FAILED: TypeError: unexpected argument\n" in capsys.readouterr().out
 
 
 def test_copies_lie_as_their_originals() -> None:

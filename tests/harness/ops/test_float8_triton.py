@@ -18,7 +18,7 @@ from tests.harness.ops.gradients import compare, measure_error
 
 pytest.importorskip("triton", reason="Triton is published for Linux on x86_64 alone")
 
-from harness.ops import float8_triton
+from harness.ops import float8, float8_triton
 
 SHORT = [torch.bfloat16, torch.float16]
 
@@ -181,3 +181,11 @@ def test_sizes_and_types_that_fp8_cannot_take_are_refused() -> None:
         linear(x.float(), weight.float(), bias)
     with pytest.raises(InputError, match=r"torch.bfloat16 and torch.float16"):
         linear(x, weight.half(), bias)
+
+
+def test_a_gpu_without_fp8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(float8, "find_capability", lambda index: ((8, 0), (8, 9), (9, 0))[index])
+    with pytest.raises(InputError, match=r"compute capability 8\.9 or more, not 8\.0"):
+        float8.check_device(torch.device("cuda", 0))
+    for index in (1, 2):
+        float8.check_device(torch.device("cuda", index))

@@ -82,6 +82,17 @@ def test_another_signature_of_torchs_operators_is_refused() -> None:
         module.check_signature(demanding, "a", "c")
 
 
+def test_a_torch_built_without_the_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("harness.ops.varlen_attention_flash")
+    built = False
+    monkeypatch.setattr("torch.backends.cuda.is_flash_attention_available", lambda: built)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(InputError, match="built without the kernels of provider 'flash'"):
+        module.check_build()
+    built = True
+    module.check_build()
+
+
 def stand_in(
     query: Tensor, key: Tensor, value: Tensor, ends: Tensor, longest: int, dropout: float
 ) -> Tensor:
