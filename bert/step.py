@@ -11,6 +11,7 @@ from torch import Tensor
 from bert.config import Config
 from bert.model import Batch, BertForPretraining, Operations, Output, pretraining_loss
 from bert.static_batch import IGNORED_LABEL, StaticBatch
+from harness.commands import InputError
 from harness.gradients import GradientReduction, broadcast_model
 from harness.graphs import Replayable
 from harness.ops.table import resolve_operations
@@ -30,6 +31,17 @@ def check_groups(model: BertForPretraining, layers: int) -> None:
     found = len(model.adapted_parameters()), len(model.skipped_parameters())
     if found != (6 * layers + 6, 10 * layers + 8):
         raise RuntimeError(f"LAMB's groups hold {found} tensors at {layers} layers")
+
+
+def check_capturable(config: Config) -> None:
+    """Raise InputError where graphs are asked for and an operation reads the device's numbers."""
+    graphs = config.graphs
+    if (graphs.step or graphs.evaluation) and config.operations["varlen_attention"] == "torch":
+        raise InputError(
+            "operation varlen_attention: provider 'torch' reads the sequences' lengths on the "
+            "host, which no graph holds: name another provider, or set step and evaluation in "
+            "[graphs] to false"
+        )
 
 
 def count_batch(output: Output, batch: Batch) -> Tensor:
@@ -54,7 +66,7 @@ class TrainingStep:
     learning_rates: one for each update of the run. rank: of this process, where the optimizer is
     sharded. counts: (3,) int64, correct and all masked tokens and all sequences that `evaluate`
     has counted since they were set to 0. static_batches: what the graphs read, once captured.
-    Raises InputError for a provider or a graph that there is not.
+    Raises InputError for a provider or a graph that there is not or cannot be.
     """
 
     def __init__(
@@ -69,6 +81,7 @@ class TrainingStep:
         config.graphs.check_device(device)
         self.config, self.device, self.world_size = config, device, world_size
         self.operations = resolve_operations(Operations, config.operations)
+        check_capturable(config)
         self.model = BertForPretraining(config.model, self.operations)
         if initial_state is not None:
             self.model.load_state_dict(initial_state, strict=True)

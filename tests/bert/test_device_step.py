@@ -6,6 +6,7 @@ what operators, libraries and graphs ask of their arguments, and what would brea
 
 from __future__ import annotations
 
+import gc
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from bert.budget import Budgets, plan_budgets, plan_one_budget
 from bert.config import Config
@@ -21,6 +23,7 @@ from bert.examples import ExampleSettings
 from bert.model import BertForPretraining
 from bert.static_batch import StaticBatch, count_bytes, view_batch
 from bert.step import TrainingStep
+from harness.commands import InputError
 from harness.config import load_config
 from harness.graphs import Graphs
 from tests.harness.device_demands import DeviceDemands, NcclDemands
@@ -135,6 +138,33 @@ def test_what_a_kernel_would_dislike_is_seen(
     assert demands.broken and any(re.search(fault, one) for one in demands.broken)
 
 
+def test_no_node_of_autograd_outlives_its_step() -> None:
+    """One that adds up a gradient belongs to the stream on which it was made: left over from the
+    runs before a capture it would break the capture (PyTorch, torch/csrc/autograd/input_buffer.h).
+    """
+    step = make_step(load("h200_4x8"))
+    (batch, *_) = make_batches(plan(step.config)[0])
+    parameters = list(step.model.parameters())
+    forward, marked = step.model.forward, []
+
+    def mark(batch: StaticBatch) -> Any:
+        output = forward(batch)
+        for parameter in parameters:
+            node = get_gradient_edge(parameter).node
+            marked.append("old" in node.metadata)
+            node.metadata["old"] = True
+        return output
+
+    step.model.forward = mark  # type: ignore[method-assign]
+    gc.disable()
+    try:
+        for _ in range(2):
+            step.run(lambda _: batch)
+    finally:
+        gc.enable()
+    assert len(marked) == 2 * len(parameters) and not any(marked)
+
+
 @pytest.mark.parametrize("rank", [0, 31])
 def test_a_sharded_step_sends_what_nccl_takes(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     nccl = NcclDemands(32, monkeypatch)
@@ -204,6 +234,17 @@ def test_each_shape_has_its_graphs_and_all_share_memory(
     assert demands.held["_flash_attention_backward"] == micro_batches * LAYERS
     step.evaluate(make_batches(plan(load("a100_4x4"))[1])[0])
     assert first.replays == 1
+
+
+@pytest.mark.parametrize("graph", ["step", "evaluation"])
+def test_plain_attention_and_graphs_exclude_each_other(
+    graph: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Graphs, "check_device", lambda self, device: None)
+    config = load("h200_4x8", varlen_attention="torch")
+    make_step(config)
+    with pytest.raises(InputError, match=r"'torch' reads the sequences' lengths on the host"):
+        make_step(replace(config, graphs=replace(config.graphs, **{graph: True})))
 
 
 def test_what_a_capture_changes_is_put_back_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
