@@ -165,6 +165,13 @@ def test_no_node_of_autograd_outlives_its_step() -> None:
     assert len(marked) == 2 * len(parameters) and not any(marked)
 
 
+def test_a_copy_of_what_lies_otherwise_is_seen() -> None:
+    x = torch.empty(2048, 1024, dtype=torch.bfloat16, device=META)
+    with DeviceDemands() as demands:
+        x.t().contiguous()
+    assert demands.broken == ["clone: a copy of (1024, 2048)"]
+
+
 @pytest.mark.parametrize("rank", [0, 31])
 def test_a_sharded_step_sends_what_nccl_takes(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     nccl = NcclDemands(32, monkeypatch)

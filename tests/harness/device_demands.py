@@ -139,6 +139,9 @@ class DeviceDemands(TorchDispatchMode):
                 # A matrix with neither side dense is copied before every product.
                 self.expect(1 in matrix.stride(), f"{name}: neither side is dense")
 
+    def check_clone(self, result: Tensor, *_: Any, **kwargs: Any) -> None:
+        self.expect(result.numel() < LARGE, f"clone: a copy of {tuple(result.shape)}")
+
     def check_embedding_dense_backward(
         self, result: Tensor, grad: Tensor, rows: Tensor, *_: Any
     ) -> None:
