@@ -25,7 +25,7 @@ RECORD = re.compile(r"(resnet|bert)_(\d{1,6})_(\d{1,6})\.json", re.ASCII)
 TELLING = (
     re.compile(r"^error: (?!lost the connection|interrupted)"),
     re.compile(
-        r"noticed that process|exiting improperly|lost communication|[Nn]ode failure|NODE FAIL"
+        r"noticed that process|exiting( improperly|$)|lost communication|[Nn]ode failure|NODE FAIL"
         r"|^ssh: |daemon failed to report back|Watchdog caught collective operation timeout"
         r"|No space left|task \d+: (Killed|Exited)|DUE TO (TIME LIMIT|NODE FAILURE)"
     ),
@@ -92,7 +92,7 @@ def _describe(lines: list[str], number: int) -> str:
         for line in lines[number:]:
             if host := REMOTE_HOST.search(line):
                 return f"mpirun has no connection to its daemon on {host[1]}: off, or cut off"
-    return _join_paragraph(lines, number)
+    return _join_paragraph(lines, number).split(" There are three reasons")[0]
 
 
 def _join_paragraph(lines: list[str], number: int) -> str:

@@ -23,6 +23,15 @@ signal 9 (Killed).
 --------------------------------------------------------------------------
 """
 
+LEFT = """\
+--------------------------------------------------------------------------
+prterun has exited due to process rank 2 with PID 9 on node node3 exiting
+improperly. There are three reasons this could occur:
+
+2. this process called "init", but exited without calling "finalize".
+--------------------------------------------------------------------------
+RuntimeError: an echo of it
+"""
 LOST_DAEMON = """\
 some warning
 ------------------------------------------------------------
@@ -55,6 +64,8 @@ try again.
         ("srun: Job step aborted: Waiting\nsrun: error: nodes1-2: tasks 0-1: Killed\n"
          "slurmstepd: error: *** STEP 2.0 ON node1 CANCELLED AT x ***\n",
          "slurmstepd: error: *** STEP 2.0 ON node1 CANCELLED AT x ***"),
+        (LEFT, "prterun has exited due to process rank 2 with PID 9 on node node3 exiting "
+         "improperly."),
         (LOST_DAEMON, "mpirun has no connection to its daemon on node3: off, or cut off"),
         ("srun: error: Node failure on node3\n", "srun: error: Node failure on node3"),
         ("a\nerror: lost the connection to x\n", "error: lost the connection to x"),
