@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The install steps of Dockerfile and Singularity.def, the same for both.
-#   install.sh packages    an environment with the locked packages that the base image lacks
+#   install.sh packages    an environment with the locked packages that the base image lacks, and DALI
 #   install.sh finish      rights, manifest and bill of materials of the environment and the sources
 # DEVICE=cuda (the base brings torch for CUDA) or DEVICE=cpu (torch is installed too); BASE_IMAGE names the
 # base in the manifest. The base's own packages are seen through the environment and left as they are.
@@ -17,7 +17,8 @@ fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
 install_into() { # $1: an environment without pip; the rest: pip's arguments
     local target=$1
     shift
-    python3 -m pip --python "$target/bin/python" --disable-pip-version-check --no-cache-dir install -qq "$@"
+    # NVIDIA's images constrain pip to their own versions: the lock decides, and checks by hash.
+    env -u PIP_CONSTRAINT python3 -m pip --python "$target/bin/python" --disable-pip-version-check --no-cache-dir install -qq "$@"
 }
 
 torch_version() { "$1" -c 'import torch; print(torch.__version__)' 2>/dev/null || true; }

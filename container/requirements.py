@@ -1,5 +1,8 @@
 """Prints the part of a lock that this Python lacks: what an image must add to its base.
 
+A base's own packages serve at any version, but for DALI and the libraries that it loads, which are
+those of the lock: resnet/pipelines.py:CACHE_SINCE tells of a base's older DALI that goes wrong.
+
 python3 requirements.py LOCK; standard library only, since it runs before anything is installed.
 """
 
@@ -9,6 +12,8 @@ import re
 import sys
 from importlib import metadata
 from pathlib import Path
+
+OWN = "nvidia-"  # in the lock: DALI, and the decoders and nvCOMP that it loads
 
 
 def normalize(name: str) -> str:
@@ -22,17 +27,27 @@ def split_lock(text: str) -> list[tuple[str, str]]:
     return [(normalize(re.split(r"[=<>!~ \[;]", block, maxsplit=1)[0]), block) for block in blocks]
 
 
-def list_installed() -> set[str]:
-    """Name the distributions that can be imported here."""
-    names = (found.metadata["Name"] for found in metadata.distributions())
-    return {normalize(name) for name in names if name}
+def list_installed() -> dict[str, str]:
+    """Name the distributions that can be imported here, with their versions."""
+    found: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        if name := distribution.metadata["Name"]:
+            found.setdefault(normalize(name), distribution.version)  # the first is imported
+    return found
+
+
+def lacks(name: str, block: str, installed: dict[str, str]) -> bool:
+    """Whether a block of the lock is to be installed beside what is there."""
+    if name not in installed:
+        return True
+    return name.startswith(OWN) and f"=={installed[name]} " not in block.splitlines()[0] + " "
 
 
 def main() -> None:
-    """Print the blocks of the lock whose distribution is not installed."""
+    """Print the blocks of the lock whose distribution is not installed, or is another DALI."""
     installed = list_installed()
     for name, block in split_lock(Path(sys.argv[1]).read_text(encoding="utf-8")):
-        if name not in installed:
+        if lacks(name, block, installed):
             print(block)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import partial
 
@@ -33,9 +34,12 @@ class GradientReduction:
             [pool.gradients[placed.start : placed.stop] for placed in bucket.tensors]
             for pool, bucket in self._buckets
         ]
+        # Python's collector does not see what a parameter's hook refers to: were that this object,
+        # neither it nor the pools would ever be free again.
+        taking = weakref.ref(self)
         for number, (_, bucket) in enumerate(self._buckets):
             for placed in bucket.tensors:
-                hook = partial(self._take, number)
+                hook = partial(_hand_over, taking, number)
                 placed.parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
 
     def begin(self, first: bool, last: bool) -> None:
@@ -87,6 +91,12 @@ class GradientReduction:
             work = dist.all_reduce(whole, async_op=True)
         if work is not None:
             self._works.append(work)
+
+
+def _hand_over(taking: weakref.ref[GradientReduction], number: int, parameter: Tensor) -> None:
+    reduction = taking()
+    if reduction is not None:
+        reduction._take(number, parameter)
 
 
 def broadcast_model(model: torch.nn.Module, world_size: int) -> None:

@@ -15,12 +15,12 @@ from torch.utils.flop_counter import flop_registry
 # Kind of work -> what the names of its operations and kernels hold; the first that fits is taken.
 KINDS = {
     "communication": r"nccl|gloo|c10d|all_?reduce|reduce_?scatter|all_?gather|broadcast",
-    "gradients and update": r"lars|lamb|multi_tensor|foreach",
+    "gradients and update": r"lars|lamb|chunk_?sums|sum_chunks|multi_tensor|foreach",
     "attention": r"flash|attention|softmax(?!.*nll)|fmha",
     "convolution": r"conv|wgrad|dgrad|fprop|implicit_gemm|cudnn",
     "normalisation": r"batch_?norm|layer_?norm|dropout_add|bn_fw|bn_bw",
     "loss": r"cross_entropy|nll_loss|log_softmax",
-    "matrix product": r"gemm|addmm|\bmm\b|bmm|matmul|linear|cutlass|cublas|xmma",
+    "matrix product": r"gemm|addmm|\bmm\b|bmm|matmul|linear|cutlass|cublas|xmma|nvjet",
     "memory": r"copy|memcpy|memset|fill|zero|\bcat\b|clone|index|embedding|gather|scatter",
 }
 OTHER = "elementwise and other"

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,8 +20,22 @@ from harness.ranks import Ranks
 from harness.systems import System
 
 ANSWER_SECONDS = 2.0
-# The default process group's store, as the group itself one a process.
+POLL_SECONDS = 0.001
+# The default process group's store and seconds to wait, as the group itself one a process.
 _stores: list[TCPStore] = []
+_limits: list[float] = []
+
+
+class Event(Protocol):
+    """What of `torch.cuda.Event` is needed."""
+
+    def query(self) -> bool:
+        """Whether the device has come past it."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait for that on the host."""
+        ...
 
 
 def select_device(system: System, ranks: Ranks) -> torch.device:
@@ -49,7 +64,7 @@ def join(system: System, ranks: Ranks, device: torch.device) -> None:
 
     Rank 0 opens a store on a port that the system chooses and tells the others over MPI, so no
     port has to be free by luck. A collective that waits longer than the system file's limit
-    raises and so ends the run.
+    raises and so ends the run; for those in a captured graph, `wait_for` does.
     """
     timeout = datetime.timedelta(seconds=system.launch.collective_timeout_seconds)
     backend = "gloo" if device.type == "cpu" else "nccl"
@@ -72,6 +87,24 @@ def join(system: System, ranks: Ranks, device: torch.device) -> None:
     )
     store.set(f"host/{ranks.rank}", socket.gethostname())
     _stores.append(store)
+    _limits.append(timeout.total_seconds())
+
+
+def wait_for(event: Event) -> None:
+    """Wait on the host for an event of the device, no longer than for a collective.
+
+    A step that is a graph holds collectives which nobody watches: ProcessGroupNCCL::collective puts
+    none under torch's watchdog while a stream captures. Were another rank hung, this one would wait
+    without end. Raises RuntimeError, worded as one of a collective that timed out.
+    """
+    if not (dist.is_initialized() and _limits):  # no others to wait for
+        event.synchronize()
+        return
+    end = time.monotonic() + _limits[-1]
+    while not event.query():
+        if time.monotonic() > end:
+            raise RuntimeError(f"Timed out waiting {1000 * _limits[-1]:.0f}ms for the device")
+        time.sleep(POLL_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,8 @@ def _sum_by_kind(events: Any, device: torch.device) -> tuple[dict[str, float], C
     calls: Counter[str] = Counter()
     for event in events:
         if device.type == "cuda":
-            if event.device_type != DeviceType.CUDA:
+            # An annotation, as those of collectives, spans kernels that are there themselves.
+            if event.device_type != DeviceType.CUDA or event.is_user_annotation:
                 continue
             spent = event.time_range.elapsed_us()
         elif "::" in event.name:

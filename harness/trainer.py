@@ -31,6 +31,7 @@ from harness.commands import (
     describe_os_error,
     open_closed_streams,
 )
+from harness.graphs import release_graphs
 from harness.private_folders import choose_cache_folders
 from harness.process_group import end_all_ranks, finalize_mpi, find_silent_ranks
 from harness.ranks import Launcher, Ranks, SharedFault, read_launcher
@@ -114,6 +115,7 @@ def _end(status: int) -> NoReturn:
     """End this rank by itself, the others doing the same."""
     joined = dist.is_initialized()
     if joined:
+        release_graphs()
         dist.destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -14,33 +14,22 @@ computes, one more than with `Pipeline.run`, which asks for the next when it is 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.commands import InputError
+from harness.process_group import Event, wait_for
 
 Batch = tuple[Tensor, Tensor]
-
-
-class Event(Protocol):
-    """What of `torch.cuda.Event` is needed."""
-
-    def query(self) -> bool:
-        """Whether the device has come past it."""
-        ...
-
-    def synchronize(self) -> None:
-        """Wait for that on the host."""
-        ...
 
 
 class LentBatches:
     """Batches of DALI's that a stream may still read: held until their events have passed.
 
     limit: how many at most. The host waits only when it is that many copies ahead of the device,
-    which then has work for as many steps.
+    which then has work for as many steps, and as long as for other ranks (`wait_for`).
     """
 
     def __init__(self, limit: int) -> None:
@@ -55,14 +44,14 @@ class LentBatches:
         while self._lent and self._lent[0][0].query():
             self._lent.popleft()
         if len(self._lent) == self.limit:
-            self._lent[0][0].synchronize()
+            wait_for(self._lent[0][0])
             self._lent.popleft()
         self._lent.append((event, batch))
 
     def release(self) -> None:
         """Wait until nothing is read any more, and hold nothing."""
         while self._lent:
-            self._lent[0][0].synchronize()
+            wait_for(self._lent[0][0])
             self._lent.popleft()
 
 

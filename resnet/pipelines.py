@@ -10,9 +10,11 @@ the batch is copied into the step's tensor (handover.py): rounded once, in one p
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import nvidia.dali
 import nvidia.dali.math as dali_math
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
@@ -34,6 +36,12 @@ HARDWARE_DECODER_SHARE = 0.99
 # Memory taken ahead, from the same configurations: a decoded image, nvJPEG's buffers on device and
 # host (a thread), and a tenth more than is expected everywhere else.
 DECODED_BYTES, NVJPEG_PADDING_BYTES, BUFFER_MARGIN = 1_315_942, 256 << 20, 1.1
+
+# DALI 2.0 and 2.1 give an image that comes out of the cache the size of another, the one decoded
+# before in its place in the batch (dali/operators/imgcodec/image_decoder.h; also read off the
+# libraries of 2.0.0 and 2.1.1, and that of 2.2.0, which is right): its pixels are then another
+# picture, or written past its end. Older ones were not looked at.
+CACHE_SINCE = (2, 2)
 
 READER = "records"
 DTYPES = {"fp32": types.FLOAT, "fp16": types.FLOAT16}
@@ -109,12 +117,18 @@ class Place:
         """Return the settings that keep decoded images, of any size, until the memory is full.
 
         megabytes: MiB of the GPU's memory, taken when the pipeline is built. Raises InputError on
-        a CPU, whose decoder keeps nothing.
+        a CPU, whose decoder keeps nothing, and for a DALI whose cache is not right.
         """
         if self.gpu is None:
             raise InputError(
                 f"decoded_cache_megabytes is {megabytes}, but only a GPU's decoder keeps images "
                 f"and this run decodes on the CPU: set it to 0"
+            )
+        version = nvidia.dali.__version__
+        if tuple(map(int, re.findall(r"\d+", version)[:2])) < CACHE_SINCE:
+            raise InputError(
+                f"decoded_cache_megabytes is {megabytes}, but DALI {version} may mix up the sizes "
+                f"of the images it keeps: install DALI 2.2 or newer, or set it to 0"
             )
         return {"cache_size": megabytes, "cache_type": "threshold", "cache_threshold": 0}
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from harness.ops.kernels import named_kernel
+
 # Numbers of which no variants are compiled: no address depends on what divides them.
 COUNTS = ["rows", "parts", "tiles", "tile_rows"]
 
@@ -41,7 +43,7 @@ def load_tile(start, place, inside, masked: tl.constexpr):
     return tile.to(tl.float32)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@named_kernel(do_not_specialize=COUNTS)
 def statistics_kernel(
     x,
     means,
@@ -92,7 +94,7 @@ def statistics_kernel(
     tl.store(squares + target, square, channel < channels)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@named_kernel(do_not_specialize=COUNTS)
 def finalize_kernel(
     means,
     squares,
@@ -138,7 +140,7 @@ def finalize_kernel(
     tl.store(running_var + channel, old_var + momentum * (unbiased - old_var), valid)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@named_kernel(do_not_specialize=COUNTS)
 def apply_kernel(
     x,
     residual,
@@ -236,7 +238,7 @@ def load_mask(
     return tl.reshape(bits, (block_rows, block_channels)) != 0
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@named_kernel(do_not_specialize=COUNTS)
 def reduce_kernel(
     gradient,
     gradient_2,
@@ -305,7 +307,7 @@ def reduce_kernel(
     tl.store(products + target, tl.sum(product, 0), channel < channels)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@named_kernel(do_not_specialize=COUNTS)
 def finalize_backward_kernel(
     sums,
     products,
@@ -347,7 +349,7 @@ def finalize_backward_kernel(
         tl.store(offset + channel, tl.zeros((block_channels,), tl.float32), valid)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@named_kernel(do_not_specialize=COUNTS)
 def input_gradient_kernel(
     gradient,
     x,

@@ -9,13 +9,13 @@ merges. Where the ReLU was zero is computed again from both inputs, which backwa
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
 from harness.ops.batch_norm_kernels import COUNTS, load_channels, load_tile
+from harness.ops.kernels import named_kernel
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@named_kernel(do_not_specialize=COUNTS)
 def apply_pair_kernel(
     x,
     other,
@@ -67,7 +67,7 @@ def apply_pair_kernel(
             tl.store(y + start + place, value.to(y.dtype.element_ty), inside)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@named_kernel(do_not_specialize=COUNTS)
 def reduce_pair_kernel(
     gradient,
     gradient_2,
@@ -138,7 +138,7 @@ def reduce_pair_kernel(
     tl.store(other_products + target, tl.sum(other_product, 0), channel < channels)
 
 
-@triton.jit(do_not_specialize=COUNTS)
+@named_kernel(do_not_specialize=COUNTS)
 def input_gradient_pair_kernel(
     gradient,
     x,

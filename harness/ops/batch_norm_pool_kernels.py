@@ -15,12 +15,13 @@ import triton
 import triton.language as tl
 
 from harness.ops.batch_norm_kernels import COUNTS, load_channels, load_tile
+from harness.ops.kernels import named_kernel
 
 SIZES = [*COUNTS, "height", "width", "out_height", "out_width"]
 NOTHING = tl.constexpr(9)  # taken of a window whose values are all 0: its gradient goes nowhere
 
 
-@triton.jit(do_not_specialize=SIZES)
+@named_kernel(do_not_specialize=SIZES)
 def apply_pool_kernel(
     x,
     y,
@@ -134,7 +135,7 @@ def load_gradient(
     return total
 
 
-@triton.jit(do_not_specialize=SIZES)
+@named_kernel(do_not_specialize=SIZES)
 def reduce_pool_kernel(
     gradient,
     taken,
@@ -183,7 +184,7 @@ def reduce_pool_kernel(
     tl.store(products + target, tl.sum(product, 0), channel < channels)
 
 
-@triton.jit(do_not_specialize=SIZES)
+@named_kernel(do_not_specialize=SIZES)
 def input_gradient_pool_kernel(
     gradient,
     taken,

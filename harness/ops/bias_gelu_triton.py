@@ -23,6 +23,7 @@ from harness.ops.kernels import (
     Launch,
     count_multiprocessors,
     divide_up,
+    named_kernel,
     register_operation,
     round_up_to_power,
 )
@@ -38,7 +39,7 @@ def find_gate(y):
     return 1.0 / (1.0 + tl.exp(-1.5957691216057308 * (y + 0.044715 * y * y * y)))
 
 
-@triton.jit
+@named_kernel
 def forward_kernel(
     x, bias, y, rows, features: tl.constexpr, block: tl.constexpr, tile: tl.constexpr
 ):
@@ -52,7 +53,7 @@ def forward_kernel(
     tl.store(y + place, (z * find_gate(z)).to(y.dtype.element_ty), inside)
 
 
-@triton.jit
+@named_kernel
 def backward_kernel(
     grad,
     x,

@@ -10,11 +10,10 @@ an order that does not depend on the machine.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from harness.ops.kernels import Launch, divide_up, register_operation
+from harness.ops.kernels import Launch, divide_up, named_kernel, register_operation
 
 # Elements that one program of an update reads of each buffer, and warps that share them: eight
 # 16-bit or four fp32 numbers a thread and access.
@@ -23,7 +22,7 @@ TILE_WARPS = 8
 SUMMED_CHUNKS = 1024
 
 
-@triton.jit
+@named_kernel
 def sum_kernel(partials, tensor_chunks, sums, block: tl.constexpr):
     """One program a tensor: both sums over its chunks."""
     tensor = tl.program_id(0)

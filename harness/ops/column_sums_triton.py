@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
-from harness.ops.kernels import Launch, divide_up, register_operation
+from harness.ops.kernels import Launch, divide_up, named_kernel, register_operation
 
 COLUMNS = 32  # a program's share: one 128-byte line of fp32
 ROWS = 64
 
 
-@triton.jit
+@named_kernel
 def sum_kernel(partials, sums, parts, columns, block: tl.constexpr, tile: tl.constexpr):
     """One program adds `block` columns of one (parts, columns) matrix, `tile` rows at a time."""
     matrix = tl.program_id(1)

@@ -24,7 +24,7 @@ from torch.autograd import Function
 from harness.commands import InputError
 from harness.ops.column_sums_triton import sum_columns
 from harness.ops.dropout_triton import draw_four, draw_seed, find_threshold
-from harness.ops.kernels import count_multiprocessors, register_operation
+from harness.ops.kernels import count_multiprocessors, named_kernel, register_operation
 from harness.ops.layer_norm_rows_triton import (
     PROGRAMS_PER_MULTIPROCESSOR,
     check_rows,
@@ -60,7 +60,7 @@ def load_sum(
     return result
 
 
-@triton.jit
+@named_kernel
 def forward_kernel(
     x,
     x_bias,
@@ -102,7 +102,7 @@ def forward_kernel(
     tl.store(scales + row, scale, row < rows)
 
 
-@triton.jit
+@named_kernel
 def backward_kernel(
     grad,
     other,

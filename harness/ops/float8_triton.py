@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from harness.ops.kernels import (
     Launch,
     count_multiprocessors,
     divide_up,
+    named_kernel,
     register_operation,
     round_up_to_power,
 )
@@ -28,7 +28,7 @@ PROGRAMS_PER_MULTIPROCESSOR = 4
 TILE_ROWS, TILE_COLUMNS = 128, 64
 
 
-@triton.jit
+@named_kernel
 def largest_kernel(x, largest, elements, block: tl.constexpr, programs: tl.constexpr):
     """This program's largest magnitude, fp32."""
     program = tl.program_id(0)
@@ -40,7 +40,7 @@ def largest_kernel(x, largest, elements, block: tl.constexpr, programs: tl.const
     tl.store(largest + program, tl.max(top, 0))
 
 
-@triton.jit
+@named_kernel
 def cast_kernel(
     x,
     largest,

@@ -12,7 +12,6 @@ cost no further pass.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from harness.ops.kernels import (
     Launch,
     count_multiprocessors,
     divide_up,
+    named_kernel,
     register_operation,
     round_up_to_power,
 )
@@ -31,7 +31,7 @@ TILE_ROWS = 8
 PROGRAMS_PER_MULTIPROCESSOR = 8
 
 
-@triton.jit
+@named_kernel
 def join_kernel(
     first,
     second,

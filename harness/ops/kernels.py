@@ -28,11 +28,24 @@ _LIBRARY = torch.library.Library("harness", "FRAGMENT")  # type: ignore[no-untyp
 _records: list[Record] | None = None
 
 
+def named_kernel(function: Any = None, **options: Any) -> Any:
+    """triton.jit for a kernel that is launched: a profile shows it as <module>_<function>.
+
+    Without the endings _triton, _kernels and _kernel: batch_norm_apply, lars_update_apply. By the
+    function's name alone both would be an apply_kernel. options: what triton.jit takes.
+    """
+    if function is None:
+        return functools.partial(named_kernel, **options)
+    module = function.__module__.rsplit(".", 1)[-1].removesuffix("_triton").removesuffix("_kernels")
+    name = f"{module}_{function.__name__.removesuffix('_kernel')}"
+    return triton.jit(function, repr=lambda _: name, **options)
+
+
 @dataclass(frozen=True)
 class Launch:
     """One kernel with all that is fixed before its arguments are known.
 
-    kernel: a triton.jit function whose constexpr parameters are `constants`; grid: programs along
+    kernel: a named_kernel function whose constexpr parameters are `constants`; grid: programs along
     each axis; warps: of 32 threads, for one program; stages: depth of the pipelined loops.
     """
 

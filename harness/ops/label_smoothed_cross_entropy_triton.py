@@ -12,17 +12,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from harness.commands import InputError
-from harness.ops.kernels import Launch, register_operation, round_up_to_power
+from harness.ops.kernels import Launch, named_kernel, register_operation, round_up_to_power
 
 MOST_CLASSES = 16384  # a row has to fit the registers of one program
 
 
-@triton.jit
+@named_kernel
 def forward_kernel(
     logits, labels, losses, log_sums, smoothing, classes: tl.constexpr, block: tl.constexpr
 ):
@@ -44,7 +43,7 @@ def forward_kernel(
     tl.store(log_sums + row, log_sum)
 
 
-@triton.jit
+@named_kernel
 def backward_kernel(
     logits, labels, log_sums, gradient, rows, smoothing, classes: tl.constexpr, block: tl.constexpr
 ):

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from harness.ops.chunk_sums_triton import check_buffers, plan_tiles, sum_chunks
-from harness.ops.kernels import register_operation
+from harness.ops.kernels import named_kernel, register_operation
 from harness.optimizers.flat_lamb import FlatLAMB, LambOperations
 from harness.parameters import FlatParameters
 
@@ -31,7 +31,7 @@ def compute_update(weight, mean, square, corrections, eps, decay):
     return first / (tl.sqrt(square / tl.load(corrections + 1)) + eps) + decay * weight
 
 
-@triton.jit
+@named_kernel
 def moments_kernel(
     master,
     means,
@@ -72,7 +72,7 @@ def moments_kernel(
     tl.store(partials + 2 * row + 1, tl.sum(update * update, 1), there)
 
 
-@triton.jit
+@named_kernel
 def apply_kernel(
     master,
     means,

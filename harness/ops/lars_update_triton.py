@@ -11,15 +11,14 @@ copy: 26 bytes in all with 16-bit gradients and weights.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from harness.ops.chunk_sums_triton import check_buffers, plan_tiles, sum_chunks
-from harness.ops.kernels import register_operation
+from harness.ops.kernels import named_kernel, register_operation
 
 
-@triton.jit
+@named_kernel
 def norms_kernel(
     master, gradients, partials, gradient_scale, chunks, chunk: tl.constexpr, rows: tl.constexpr
 ):
@@ -33,7 +32,7 @@ def norms_kernel(
     tl.store(partials + 2 * row + 1, tl.sum(gradient * gradient, 1), row < chunks)
 
 
-@triton.jit
+@named_kernel
 def apply_kernel(
     master,
     momenta,

@@ -22,6 +22,7 @@ from harness.ops.kernels import (
     VECTOR_BYTES,
     Launch,
     divide_up,
+    named_kernel,
     register_operation,
     round_up_to_power,
 )
@@ -31,7 +32,7 @@ WIDEST_ROW = 65536  # a row has to fit the registers of one program
 BACKWARD_BLOCK = 4096
 
 
-@triton.jit
+@named_kernel
 def forward_kernel(
     logits,
     labels,
@@ -70,7 +71,7 @@ def turn(place, column, inside, label, log_sum, factor):
     tl.store(place, slope.to(place.dtype.element_ty), inside)
 
 
-@triton.jit
+@named_kernel
 def backward_kernel(
     logits,
     labels,

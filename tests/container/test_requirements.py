@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from container.requirements import list_installed, normalize, split_lock
+from container.requirements import lacks, list_installed, normalize, split_lock
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = """a-package==1.0 ; python_full_version < '3.11' \\
@@ -47,3 +47,14 @@ def test_the_kits_own_lock_is_whole() -> None:
     assert "\n".join(block for _, block in blocks) + "\n" == text
     assert all("--hash=sha256:" in block for _, block in blocks)
     assert "torch" not in [name for name, _ in blocks]
+
+
+def test_dali_and_its_libraries_are_those_of_the_lock() -> None:
+    """Whatever the base has; all else serves at the base's version."""
+    blocks = dict(split_lock((ROOT / "container" / "requirements.lock").read_text()))
+    own = sorted(name for name in blocks if name.startswith("nvidia-"))
+    assert "nvidia-dali-cuda130" in own and "nvidia-nvimgcodec-cu13" in own and len(own) == 6
+    locked = {name: blocks[name].split("==")[1].split()[0] for name in blocks}
+    assert not any(lacks(name, blocks[name], locked) for name in blocks)
+    older = dict.fromkeys(blocks, "0.1")
+    assert sorted(name for name in blocks if lacks(name, blocks[name], older)) == own

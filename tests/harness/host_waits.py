@@ -18,14 +18,15 @@ WORDS = ("_local_scalar_dense", "nonzero", "masked_select", "::equal", "::item",
 
 
 class DeviceWork(TorchDispatchMode):
-    """Notes, in `mixed`, each operation on meta tensors that takes or makes one of the host's.
+    """Notes, in `mixed`, operations on a device's tensors that take or make one of the host's.
 
-    `operations`: how many there were. Convolutions on meta tensors forget channels_last, which a
-    GPU keeps and our kernels ask for: it is put back.
+    `operations`: how many there were. Convolutions on tensors without values forget channels_last,
+    which a GPU keeps and our kernels ask for: it is put back.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "meta") -> None:
         super().__init__()
+        self.device = device
         self.mixed: list[str] = []
         self.operations = 0
 
@@ -37,7 +38,7 @@ class DeviceWork(TorchDispatchMode):
             result = tree_map(_keep_channels_last, result)
         self.operations += 1
         tensors = [one for one in tree_leaves((args, kwargs, result)) if isinstance(one, Tensor)]
-        if not all(tensor.is_meta for tensor in tensors):
+        if not all(tensor.device.type == self.device for tensor in tensors):
             self.mixed.append(func._schema.name)
         return result
 

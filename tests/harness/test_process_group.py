@@ -13,10 +13,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from harness import process_group
 from harness.commands import InputError
-from harness.process_group import join, select_device, synchronize
+from harness.process_group import join, select_device, synchronize, wait_for
 from harness.ranks import Ranks
 from harness.systems import System, load_system
+from harness.trainer import WAITED
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = Ranks(0, 1, 0, 1, 0, ("host",), "single")
@@ -44,6 +46,37 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="torch finds no GPU"):
         select_device(make_system(device="cuda"), ALONE)
+
+
+class Event:
+    """An event that the device passes after being asked so many times, or never."""
+
+    def __init__(self, passes: int) -> None:
+        self.left, self.waited = passes, False
+
+    def query(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+    def synchronize(self) -> None:
+        self.waited = True
+
+
+def test_a_device_is_waited_for_as_long_as_other_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that hangs inside a graph ends the run of those that wait for it."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    alone = Event(passes=-1)
+    wait_for(alone)
+    assert alone.waited
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(process_group, "_limits", [0.02])
+    passing = Event(passes=3)
+    wait_for(passing)
+    assert passing.left == 0 and not passing.waited
+    with pytest.raises(RuntimeError) as caught:
+        wait_for(Event(passes=-1))
+    found = WAITED.search(str(caught.value))
+    assert found and found[1] == "20"
 
 
 def test_fewer_gpus_than_ranks_on_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +119,8 @@ HANG = """
 import os, time
 from dataclasses import replace
 import torch, torch.distributed as dist
-from harness.process_group import join, select_device, synchronize
+from harness import process_group
+from harness.process_group import join, select_device, synchronize, wait_for
 from harness.ranks import find_ranks
 from harness.systems import load_system
 from harness.trainer import run_trainer

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch._C._autograd import DeviceType
 
 from harness import step_profile
 from harness.commands import InputError
@@ -44,6 +46,24 @@ def test_a_known_device_has_a_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     flops, moved = 2 * 64**3, 3 * 4 * 64**2
     floor = kinds["matrix product"]["floor_seconds"]
     assert floor == pytest.approx(3 * max(flops / 790e12, moved / 4.3e12))
+
+
+def test_on_a_gpu_kernels_count_and_what_spans_them_does_not() -> None:
+    def make(name: str, device: DeviceType, microseconds: float, note: bool = False) -> Any:
+        time = SimpleNamespace(elapsed_us=lambda: microseconds)
+        return SimpleNamespace(
+            name=name, device_type=device, time_range=time, is_user_annotation=note
+        )
+
+    events = [
+        make("aten::addmm", DeviceType.CPU, 50),
+        make("lars_update_apply", DeviceType.CUDA, 3),
+        make("ncclDevKernel_AllReduce_Sum_bf16_RING_LL", DeviceType.CUDA, 7),
+        make("nccl:all_reduce", DeviceType.CUDA, 7, note=True),
+    ]
+    seconds, calls = step_profile._sum_by_kind(events, torch.device("cuda", 0))
+    assert dict(calls) == {"gradients and update": 1, "communication": 1}
+    assert seconds["communication"] == pytest.approx(7e-6)
 
 
 def test_names_of_gpus() -> None:

@@ -259,3 +259,23 @@ def test_no_interpreter_is_torn_down_under_the_process_group(end: str, status: i
         command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout) == (status, "trained\n"), done.stderr
+
+
+def test_graphs_go_before_the_process_group() -> None:
+    """NCCL waits for them: the other way round a run that has ended would not return."""
+    program = JOINED.replace("END", "return 0").replace(
+        'print("trained")',
+        "import harness.trainer as trainer\n"
+        "    destroy = dist.destroy_process_group\n"
+        '    trainer.release_graphs = lambda: print("graphs")\n'
+        '    dist.destroy_process_group = lambda: (print("group"), destroy())',
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "graphs\ngroup\n"), done.stderr

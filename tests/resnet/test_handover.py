@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,23 @@ def test_on_a_gpu_dali_gets_torchs_stream_and_the_batch_is_held(monkeypatch: pyt
     own = handover.keep(batch)
     assert own[0].data_ptr() != batch[0].data_ptr() and torch.equal(own[0], batch[0])
     assert own[0].is_contiguous(memory_format=torch.channels_last) and len(handover.lent) == 2
+
+
+def test_torch_and_dali_agree_on_streams() -> None:
+    """Torch's default stream, which is number 0, is one to DALI, and DALI's GPU one to torch.
+
+    Were it not so, both would be right and the host would wait for every batch.
+    """
+    backend = pytest.importorskip("nvidia.dali.backend_impl")
+    types = pytest.importorskip("nvidia.dali.types")
+    for stream in (
+        SimpleNamespace(cuda_stream=0),
+        SimpleNamespace(__cuda_stream__=lambda: (0, 0)),
+    ):
+        assert types._raw_cuda_stream_ptr(stream) is not None
+    assert types._raw_cuda_stream_ptr(None) is None
+    assert backend.DLDeviceType.kDLCUDA in (torch.utils.dlpack.DLDeviceType.kDLCUDA,)
+    assert backend.DLDeviceType.kDLCPU not in (torch.utils.dlpack.DLDeviceType.kDLCUDA,)
 
 
 def test_on_a_cpu_the_batch_is_dalis_own_buffer():

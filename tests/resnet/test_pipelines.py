@@ -350,6 +350,16 @@ def test_the_gpus_settings_are_nvidias() -> None:
         CPU.decoded_cache(7)
 
 
+def test_a_cache_that_mixes_up_sizes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in ("1.53.0", "2.1.1"):
+        monkeypatch.setattr("nvidia.dali.__version__", version)
+        with pytest.raises(InputError, match=rf"DALI {version} may mix up .* 2.2 or newer, or set"):
+            Place(0).decoded_cache(7)
+    for version in ("2.2.0", "2.10.0", "3.0.0dev"):
+        monkeypatch.setattr("nvidia.dali.__version__", version)
+        assert Place(0).decoded_cache(7)["cache_size"] == 7
+
+
 def test_training_crops_move_over_the_whole_image(tmp_path: Path) -> None:
     """Small windows reach every corner."""
     windows, _ = sample_windows(tmp_path, 1000)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -333,6 +335,41 @@ def test_the_host_never_waits_in_a_step() -> None:
     with HostWaits() as waits:
         float(step.images.sum())
     assert waits.found  # the count sees a wait where there is one
+
+
+def test_a_step_that_nobody_holds_can_be_collected() -> None:
+    """Its memory, and its graphs, are free for another: hooks and graphs refer back to it."""
+    step = make_step(make_config())
+    step.run(give([0]))
+    gone = weakref.ref(step), weakref.ref(step.model.conv0.weight)
+    del step
+    gc.collect()
+    assert [reference() for reference in gone] == [None, None]
+
+
+def test_no_node_of_a_backward_pass_outlives_it() -> None:
+    """A kept one would add gradients up on the stream that it was made on, in a capture too.
+
+    A parameter's node is marked in the forward pass; another is there after the step.
+    """
+    step = make_step(make_config(accumulation=2))
+    forward, held = step.model.forward, []
+    find_node = torch.autograd.graph.get_gradient_edge
+
+    def mark(images: Tensor) -> Tensor:
+        logits = forward(images)
+        for parameter in step.model.parameters():
+            find_node(parameter).node.metadata["mark"] = True
+        if keeping:
+            held.append(logits)
+        return logits
+
+    step.model.forward = mark  # type: ignore[method-assign]
+    for keeping in (False, True):
+        step.run(give([0, 1]))
+        nodes = [find_node(parameter).node for parameter in step.model.parameters()]
+        assert ["mark" in node.metadata for node in nodes] == [keeping] * len(nodes)
+        del nodes
 
 
 SHIPPED = sorted(

@@ -99,7 +99,15 @@ def compile_variant(variant: Variant, architecture: int) -> dict[str, Any]:
     resources["shared_bytes"] = max(resources["shared_bytes"], compiled.metadata.shared)
     tiles = read_tiles(compiled.asm["ttgir"])
     threads = 32 * variant.warps
-    return {**resources, "loads": loads, "stores": stores, "tiles": tiles, "threads": threads}
+    name = compiled.metadata.name
+    return {
+        **resources,
+        "name": name,
+        "loads": loads,
+        "stores": stores,
+        "tiles": tiles,
+        "threads": threads,
+    }
 
 
 def compile_one(task: tuple[int, int]) -> tuple[str, dict[str, Any]]:

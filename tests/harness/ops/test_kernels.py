@@ -22,6 +22,7 @@ if (sys.platform, platform.machine()) != ("linux", "x86_64"):
     pytest.skip("Triton is published for Linux on x86_64 alone", allow_module_level=True)
 
 from harness.commands import InputError  # noqa: E402
+from harness.operation_counts import name_kind  # noqa: E402
 from harness.ops.kernels import Launch, divide_up, record_launches, round_up_to_power  # noqa: E402
 from tests.harness.ops.compilation import ARCHITECTURES, read_accesses, read_tiles  # noqa: E402
 from tests.harness.ops.kernel_variants import (  # noqa: E402
@@ -120,6 +121,23 @@ def test_tiles_are_read_off_the_text() -> None:
     assert read_tiles(text) == {"load": [16], "store": [16]}
     narrow = text.replace("[1, 8]", "[1, 2]")
     assert read_tiles(narrow) == {"load": [4], "store": [8]}
+
+
+def test_a_profile_can_tell_kernels_apart(compiled: Results) -> None:
+    """Each has a name of its own, of the kind of work that its operation is."""
+    kernels = {variant.kernel_name: variant for variant in VARIANTS}
+    names = {name: compiled[f"{variant.name}-sm90"]["name"] for name, variant in kernels.items()}
+    assert len(set(names.values())) == len(names)
+    assert names["batch_norm_kernels:apply_kernel"] == "batch_norm_apply"
+    assert names["lars_update_triton:apply_kernel"] == "lars_update_apply"
+    kinds = {name: name_kind(shown) for name, shown in names.items()}
+    for name, kind in kinds.items():
+        if name.startswith("batch_norm"):
+            assert kind == "normalisation"
+        if name.startswith(("lars", "lamb", "chunk_sums")):
+            assert kind == "gradients and update"
+        if "cross_entropy" in name:
+            assert kind == "loss"
 
 
 def test_launches_without_memory_are_written_down_and_compute_nothing() -> None:
