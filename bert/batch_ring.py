@@ -2,7 +2,8 @@
 
 All memory is taken when the ring is made. On a GPU each buffer is pinned, with one of the same size
 on the device; the thread copies on a stream of its own, the step's stream waits for an event, and
-neither thread waits for the device on the step's account.
+neither thread waits for the device on the step's account. The thread's own wait has the limit of a
+collective: where another rank hangs inside a graph, it is what ends this one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from bert.static_batch import (
     view_arrays,
     view_batch,
 )
+from harness.process_group import wait_for
 
 # What the thread is given: sequences, the number of their budget, the budget.
 Made = tuple[FlatBatch, int, Budget]
@@ -38,7 +40,7 @@ class Slot:
         self._views: dict[Budget, tuple[Arrays, StaticBatch]] = {}
         self.batch: StaticBatch | None = None
         if device.type == "cuda":
-            # Blocking: the thread waits for most of a step, and would else keep a core busy.
+            # Blocking: where no process group limits the wait, it would else keep a core busy.
             self.copied = torch.cuda.Event(blocking=True)
             self.released = torch.cuda.Event(blocking=True)
 
@@ -55,7 +57,7 @@ class Slot:
         if count_bytes(budget) > len(self.staging):
             # A shape that nobody expected, larger than all listed: once in very many steps.
             if self.device.type == "cuda":
-                self.released.synchronize()
+                wait_for(self.released)
             self._allocate(count_bytes(budget))
             self._views = {}
         views = self._views.get(budget)
@@ -153,7 +155,7 @@ class BatchRing:
         while (slot := self._free.get()) is not None and not self._stopped.is_set():
             made = next(batches)
             if self._stream is not None:
-                slot.copied.synchronize()  # the last copy out of this memory
+                wait_for(slot.copied)  # the last copy out of this memory
             slot.fill(made)
             if self._stream is not None:
                 slot.copy(self._stream)

@@ -179,3 +179,16 @@ def test_a_wait_left_out_is_found(missing: str, monkeypatch: pytest.MonkeyPatch)
         if missing == "wait_event"
         else {"written under a copy"}
     )
+
+
+def test_a_device_that_does_not_get_on_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_up(event: Any) -> None:
+        raise RuntimeError("Timed out waiting 3000ms for the device")
+
+    watch(Device(monkeypatch), monkeypatch)
+    monkeypatch.setattr(batch_ring, "wait_for", give_up)
+    ring = BatchRing(1, BUDGETS, GPU)
+    ring.start(lambda: map(make, [60, 60]))
+    with pytest.raises(RuntimeError, match="Timed out waiting 3000ms"):
+        ring.next()
+    ring.close()
