@@ -94,7 +94,13 @@ def _find_python(
 
 def _compose_srun(system: System) -> list[str]:
     nodes = system.nodes
-    srun = ["srun", f"--nodes={nodes.count}", f"--ntasks-per-node={nodes.ranks_per_node}"]
+    # With SLURM_NTASKS of the allocation in force, srun would start that many: say the number.
+    srun = ["srun", f"--nodes={nodes.count}", f"--ntasks={nodes.world_size}"]
+    srun.append(f"--ntasks-per-node={nodes.ranks_per_node}")
+    if nodes.binding == "gpu-local":
+        # Slurm deals tasks out to the sockets in turn, whatever GPU they drive: each rank must be
+        # free to take the cores near its own (harness/affinity.py).
+        srun.append("--cpu-bind=none")
     # A rank that fails ends the others at once, one that leaves early after half a minute.
     return [*srun, "--mpi=pmix", "--kill-on-bad-exit=1", "--wait=30", *system.launch.options]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +130,7 @@ def find_ranks(nodes: Nodes, environment: Mapping[str, str] | None = None) -> Ra
                 f"{counts[0]} ranks were started on {hosts[0]} where the system file says "
                 f"{nodes.ranks_per_node} a node: give the launcher that number a node"
             )
+        check_order(communicator.allgather(local.rank), hosts)
     rank = communicator.rank
     return Ranks(
         rank, communicator.size, *place, rank // nodes.ranks_per_node, hosts, launcher.name
@@ -151,6 +152,21 @@ def check_agreement(launcher: Launcher, rank: int, size: int) -> None:
         f"{launcher.name} says rank {launcher.rank} of {known_size}, MPI says rank {rank} of "
         f"{size}: {mends.get(launcher.name, 'start with mpirun')}"
     )
+
+
+def check_order(local_ranks: Sequence[int], hosts: Sequence[str]) -> None:
+    """Refuse ranks dealt out to the nodes in turn: groups of neighbouring ranks share a node.
+
+    local_ranks: of every rank its place among those of its node. Raises SharedFault.
+    """
+    size = max(local_ranks) + 1
+    for rank, place in enumerate(local_ranks):
+        if place != rank % size:
+            raise SharedFault(
+                f"ranks {rank - 1} and {rank} are on {hosts[rank - 1]} and {hosts[rank]}: fill one "
+                f"node after another (srun: --distribution=block, no SLURM_DISTRIBUTION; mpirun: "
+                f"no --rank-by or --map-by of your own)"
+            )
 
 
 def check_world_size(size: int, nodes: Nodes) -> None:

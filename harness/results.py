@@ -186,6 +186,12 @@ class Results:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InputError(f"another campaign is running in {self.folder}") from None
+            except OSError as error:
+                raise InputError(
+                    f"{self.folder} cannot be locked ({error.strerror}): its file system has no "
+                    f"locks (Lustre: mounted without -o flock); name a folder on another one with "
+                    f"--results"
+                ) from None
             yield
 
 

@@ -245,6 +245,13 @@ class System:
             self.container.runtime != "docker" or self.launch.launcher != "srun",
             "docker's daemon runs the ranks outside of srun's step: take mpirun or singularity",
         )
+        command = self.campaign.cache_clear_command[:1]
+        check(
+            not command or PurePosixPath(command[0]).name != "sudo",
+            "'cache_clear_command' is run inside the container, where sudo gives no rights: clear "
+            "the caches before the ranks start by the site's own means, or set cache_clear = "
+            "'fadvise'",
+        )
         for name, benchmark in (
             ("resnet", self.benchmarks.resnet),
             ("bert", self.benchmarks.bert),

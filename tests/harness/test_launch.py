@@ -62,7 +62,7 @@ def test_srun_and_singularity() -> None:
     system = replace(system, launch=replace(system.launch, options=("--gpus-per-node=4",)))
     line = compose(system)
     assert line.startswith(
-        "srun --nodes=4 --ntasks-per-node=4 --mpi=pmix --kill-on-bad-exit=1 --wa"
+        "srun --nodes=4 --ntasks=16 --ntasks-per-node=4 --mpi=pmix --kill-on-bad-exit=1 --wa"
     )
     assert "--gpus-per-node=4 env OMP_NUM_THREADS=1" in line
     assert "singularity exec --nv --pwd /opt/lp-mlperf-kit --bind /data:" in line
@@ -72,6 +72,22 @@ def test_srun_and_singularity() -> None:
     assert "--bind /r:/r" in line
     inside = "--no-home /images/kit.sif /opt/lp-mlperf-environment/bin/python -m bert.train run"
     assert inside in line
+
+
+def test_sudo_inside_a_container_is_refused() -> None:
+    system = contain(load_system(DEMO))
+    command = ("/usr/bin/sudo", "-n", "/site/drop-caches")
+    campaign = replace(system.campaign, cache_clear="site_command", cache_clear_command=command)
+    with pytest.raises(ValueError, match="where sudo gives no rights"):
+        replace(system, campaign=campaign)
+    assert replace(load_system(DEMO), campaign=campaign).campaign == campaign
+
+
+def test_slurm_leaves_the_cores_to_ranks_that_bind_themselves() -> None:
+    system = contain(load_system(DEMO))
+    assert "--cpu-bind" not in compose(system)  # binding = "none": as the launcher places them
+    bound = replace(system, nodes=replace(system.nodes, binding="gpu-local"))
+    assert "--ntasks-per-node=4 --cpu-bind=none --mpi=pmix" in compose(bound)
 
 
 def test_mpirun_with_a_container_is_the_hosts_own() -> None:

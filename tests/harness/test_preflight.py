@@ -70,7 +70,9 @@ def test_ranks_that_cannot_start_are_a_failed_check_with_their_sentence(
 def test_the_ranks_are_started_as_a_run_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--system", "example-4x8-h200", "--dry-run"]) == 0
     line = capsys.readouterr().out
-    assert line.startswith("srun --nodes=4 --ntasks-per-node=8 --mpi=pmix")
+    assert line.startswith(
+        "srun --nodes=4 --ntasks=32 --ntasks-per-node=8 --cpu-bind=none --mpi=pmix"
+    )
     assert "singularity exec --nv" in line and " -m harness.preflight ranks --system " in line
 
 

@@ -12,6 +12,7 @@ from harness.ranks import (
     Ranks,
     SharedFault,
     check_agreement,
+    check_order,
     check_world_size,
     find_ranks,
     read_launcher,
@@ -68,6 +69,13 @@ def test_silent_singletons_are_found(launcher: Launcher, mend: str) -> None:
 def test_agreement_passes() -> None:
     check_agreement(Launcher("openmpi", 2, 4), 2, 4)
     check_agreement(Launcher("pmix", 1, 0), 1, 4)
+
+
+def test_ranks_dealt_out_in_turn_are_refused() -> None:
+    check_order([0, 1, 0, 1], ["a", "a", "b", "b"])
+    check_order([0, 0, 0], ["a", "b", "c"])
+    with pytest.raises(SharedFault, match="ranks 0 and 1 are on a and b: fill one node"):
+        check_order([0, 0, 1, 1], ["a", "b", "a", "b"])
 
 
 def make_nodes(count: int, ranks_per_node: int = 1, one_machine: bool = True) -> Nodes:

@@ -1,6 +1,8 @@
 """The results folder: nothing replaced, nothing half-written, one campaign at a time."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,22 @@ def test_no_space_is_found_before_anything_runs(
     monkeypatch.setattr("harness.results.FREE_SPACE_BYTES", 1 << 62)
     with pytest.raises(InputError, match="MiB of disk left"):
         Results(tmp_path).open({}, ["bert"], resume=False)
+
+
+def test_a_file_system_without_locks_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with (
+        pytest.raises(
+            InputError, match=r"cannot be locked \(Function not implemented\).*--results"
+        ),
+        Results(tmp_path).lock(),
+    ):
+        pass
 
 
 def test_one_campaign_at_a_time(tmp_path: Path) -> None:
