@@ -7,9 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 # Beyond the measured seconds: importing torch and DALI from a cold disk, and the pass that fills
 # the cache of decoded images.
 START_SECONDS = 180.0
+
+
+def read_input_threads(config: Path) -> int:
+    """[input] threads of ResNet's configuration, checked when the run reads it; 0 without any."""
+    table = tomllib.loads(config.read_text(encoding="utf-8"))
+    threads = table.get("input", {}).get("threads", 0)
+    return threads if isinstance(threads, int) else 0
 
 
 def compose_measurement(

@@ -39,11 +39,13 @@ def judge_nodes(system: System, nodes: Sequence[NodeFacts]) -> list[Check]:
         judge_same("software", {node.host: node.software for node in nodes},
                    "give all nodes one environment"),
         judge_least("memory available", {node.host: node.memory for node in nodes},
-                    ranks * MEMORY_BYTES[device], GIB, "end what else runs on that node"),
+                    ranks * MEMORY_BYTES[device], GIB,
+                    "end what else runs on that node; in a Slurm job ask for all of it: --mem=0"),
         judge_least("/dev/shm free", {node.host: node.shared_memory for node in nodes},
                     ranks * SHARED_MEMORY_BYTES[device], MIB,
                     "give the container the host's: docker run --ipc host, or --shm-size"),
         judge_memlock(system, nodes),
+        judge_ports(system, nodes),
         judge_least("temporary folder free", {node.host: node.temporary for node in nodes},
                     TEMPORARY_BYTES, GIB, "free space on that node, or name another by TMPDIR"),
     ]  # fmt: skip
@@ -61,6 +63,42 @@ def judge_memlock(system: System, nodes: Sequence[NodeFacts]) -> Check:
         return Check("locked memory", "not applicable", f"{found}, device cpu pins none")
     mend = "ulimit -l unlimited: Slurm's PropagateResourceLimitsExcept, docker --ulimit memlock=-1"
     return judge("locked memory", not limits, found, "unlimited", mend)
+
+
+def judge_ports(system: System, nodes: Sequence[NodeFacts]) -> Check:
+    """Cards that a container does not show cost no error: NCCL then sends over TCP, slowly."""
+    name = "InfiniBand and RoCE ports"
+    if system.nodes.device == "cpu" or system.nodes.count == 1:
+        return Check(name, "not applicable", "device cpu, or one node")
+    if not any(node.network.all for node in nodes):
+        return Check(name, "not checkable", "none on any node: NCCL will send over TCP",
+                     "if the nodes have some, show the ranks /sys and /dev/infiniband")  # fmt: skip
+    if shut := [node for node in nodes if node.network.shut_cards]:
+        found = f"{shut[0].network.shut_cards} card(s) cannot be opened ({shut[0].host})"
+        return judge(name, False, found, "every card in /dev/infiniband",
+                     "show the ranks that folder: docker run --device=/dev/infiniband")  # fmt: skip
+    ports = {node.host: f"{node.network.active} active of {node.network.all}" for node in nodes}
+    return judge_same(name, ports, "mend the cables or ports of the node that has fewer")
+
+
+def judge_cores(cpus: dict[str, float], threads: int) -> Check:
+    """CPUs of each rank against what its input decodes with. cpus: by rank, its share."""
+    rank = min(cpus, key=lambda name: cpus[name])
+    return judge("CPUs of a rank", cpus[rank] >= threads + 1, f"{cpus[rank]:g} ({rank}, the least)",
+                 f">= {threads + 1}: the rank itself and resnet's [input] threads",
+                 "give the ranks all CPUs of their nodes (srun: --cpus-per-task), or lower "
+                 "[input] threads")  # fmt: skip
+
+
+def judge_address(host: str, faults: dict[str, str]) -> Check:
+    """Whether all nodes reach rank 0 by its host name, as the process group's store asks them to.
+
+    faults: by host, why not.
+    """
+    found = "; ".join(f"{fault} ({name})" for name, fault in faults.items()) or f"all reach {host}"
+    return judge("rank 0's address", not faults, found, f"{host} reached from all nodes",
+                 f"make '{host}' resolve, in the ranks' environment on every node, to one "
+                 "that others reach, and let no firewall close ports between nodes")  # fmt: skip
 
 
 def judge_data(system: System, benchmark: str, nodes: Sequence[NodeFacts]) -> list[Check]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import resource
@@ -35,10 +37,19 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
+class Ports:
+    """InfiniBand and RoCE ports: all, the active ones, and how many cards cannot be opened."""
+
+    all: int = 0
+    active: int = 0
+    shut_cards: int = 0
+
+
+@dataclass(frozen=True)
 class NodeFacts:
     """What a node's first rank has found; sizes in bytes.
 
-    gpus: the GPUs, or why they could not be read.
+    gpus: the GPUs, or why they could not be read. network: its InfiniBand or RoCE ports.
     memlock: bytes that a process may pin, -1 without a limit.
     """
 
@@ -46,12 +57,13 @@ class NodeFacts:
     sources: str
     image: str
     software: str
-    memory: int
+    memory: float
     shared_memory: int
     memlock: int
     temporary: int
     data: dict[str, DataFacts]
     gpus: list[Gpu] | str
+    network: Ports = Ports()
 
 
 def read_node(
@@ -70,7 +82,9 @@ def read_node(
         sources=hashes[0],
         image=hashes[1],
         software=f"python {platform.python_version()}, {software}",
-        memory=read_available_memory(MEMORY.read_text(encoding="ascii")),
+        memory=min(
+            read_available_memory(MEMORY.read_text(encoding="ascii")), read_memory_limit(Path("/"))
+        ),
         shared_memory=shared,
         memlock=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
         temporary=shutil.disk_usage(tempfile.gettempdir()).free,
@@ -79,6 +93,7 @@ def read_node(
             "bert": read_data(system.benchmarks.bert, root),
         },
         gpus=gpus,
+        network=read_ports(Path("/")),
     )
 
 
@@ -89,6 +104,52 @@ def read_available_memory(text: str) -> int:
         if words[:1] == ["MemAvailable:"] and len(words) == 3 and words[1].isdecimal():
             return int(words[1]) * 1024
     return 0
+
+
+def read_memory_limit(root: Path) -> float:
+    """The least memory, in bytes, that a control group of this process may take; inf for none.
+
+    A batch system limits a job so: beyond it a process is killed, whatever the node has left.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return math.inf
+    limits = [math.inf]
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers == "":
+            top, file = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            top, file = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        group = top / name.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(top):
+                break
+            try:
+                text = (folder / file).read_text(encoding="ascii").strip()
+            except OSError:
+                continue  # the topmost has none; a container may not show them all
+            if text.isdecimal():
+                limits.append(int(text))
+    return min(limits)
+
+
+def read_ports(root: Path) -> Ports:
+    """Look at the node's InfiniBand and RoCE cards, as the ranks see them."""
+    cards = sorted((root / "sys/class/infiniband").glob("*"))
+    states = []
+    for file in (file for card in cards for file in sorted(card.glob("ports/*/state"))):
+        with contextlib.suppress(OSError):
+            states.append(file.read_text(encoding="ascii"))
+    shut = 0
+    for card in cards:
+        devices = [root / "dev/infiniband" / found.name
+                   for found in card.glob("device/infiniband_verbs/*")]  # fmt: skip
+        shut += not any(os.access(device, os.R_OK | os.W_OK) for device in devices)
+    return Ports(len(states), sum("ACTIVE" in state for state in states), shut)
 
 
 def read_data(benchmark: Benchmark, root: Path) -> DataFacts:

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import torch
 
-from harness.affinity import Binding
+from harness.affinity import Binding, parse_cpus
 from harness.commands import GOOD, Parser
 from harness.preflight_checks import END, Check, judge, write_check
-from harness.preflight_input import compose_measurement, measure_input
+from harness.preflight_input import compose_measurement, measure_input, read_input_threads
 from harness.preflight_judgement import (
+    judge_address,
     judge_bandwidth,
     judge_clocks,
+    judge_cores,
     judge_input,
     judge_nodes,
 )
@@ -29,6 +31,7 @@ from harness.preflight_network import (
     GRADIENT_BYTES,
     compare_clocks,
     measure_bandwidth,
+    try_address,
 )
 from harness.preflight_node import read_node
 from harness.process_group import join, select_device
@@ -46,8 +49,10 @@ def main(arguments: Sequence[str]) -> int:
     system = load_system(options.system)
     ranks = find_ranks(system.nodes)
     write(ranks, [check_hosts(system, ranks)])
-    write(ranks, [check_binding(system, bind_to_cores(system, ranks))])
+    binding = bind_to_cores(system, ranks)
+    write(ranks, [check_binding(system, binding), check_cores(system, ranks, binding)])
     write(ranks, look_at_nodes(system, ranks))
+    write(ranks, [check_address(system, ranks)])
     write(ranks, [judge_clocks(compare_clocks(ranks))])
     write(ranks, [measure_resnet_input(system, ranks, options)])
     write(ranks, [check_bert_input()])
@@ -98,6 +103,30 @@ def check_binding(system: System, binding: Binding) -> Check:
                  system.nodes.binding, mend)  # fmt: skip
 
 
+def check_cores(system: System, ranks: Ranks, binding: Binding) -> Check:
+    """Count each rank's CPUs; what several ranks of a host share is divided among them."""
+    if system.nodes.device == "cpu":
+        return Check("CPUs of a rank", "not applicable", "device cpu")
+    threads = read_input_threads(ROOT / system.benchmarks.resnet.config)
+    return judge_cores(share_cpus(ranks.hosts, binding.cpus), threads)
+
+
+def share_cpus(hosts: Sequence[str], cpus: Sequence[str]) -> dict[str, float]:
+    """Each rank's share of its CPUs. cpus: by rank, as the kernel writes them."""
+    places = list(zip(hosts, cpus, strict=True))
+    return {
+        f"rank {rank}": len(parse_cpus(place[1])) / places.count(place)
+        for rank, place in enumerate(places)
+    }
+
+
+def check_address(system: System, ranks: Ranks) -> Check:
+    """Try rank 0's host name, before the process group depends on it."""
+    if system.nodes.one_machine or ranks.world_size == 1:
+        return Check("rank 0's address", "not applicable", "one machine")
+    return judge_address(*try_address(ranks))
+
+
 def look_at_nodes(system: System, ranks: Ranks) -> list[Check]:
     """Gather what each node's first rank sees, and judge it (the same on every rank)."""
     mine = ranks.first if system.nodes.one_machine else ranks.first_of_node
@@ -108,10 +137,19 @@ def look_at_nodes(system: System, ranks: Ranks) -> list[Check]:
         nccl = ""
         if torch.cuda.is_available():
             nccl = f", NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}"  # type: ignore[no-untyped-call]
-        software = f"torch {torch.__version__}{nccl}"
+        software = f"torch {torch.__version__}{nccl}{describe_mpi(ranks)}"
         host = ranks.hosts[ranks.rank]
         facts = read_node(system, host, ROOT, software, (sources, image))
     return judge_nodes(system, [node for node in ranks.gather(facts) if node is not None])
+
+
+def describe_mpi(ranks: Ranks) -> str:
+    """The MPI that the ranks run with, which an image's base may have a second one of."""
+    if ranks.world_size == 1:
+        return ""
+    from mpi4py import MPI
+
+    return f", {MPI.Get_library_version().partition(',')[0].strip()}"
 
 
 def measure_resnet_input(system: System, ranks: Ranks, options: argparse.Namespace) -> Check:

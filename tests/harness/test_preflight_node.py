@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from dataclasses import replace
@@ -10,23 +11,31 @@ from pathlib import Path
 
 import pytest
 
-from harness.launch import SYSTEMS
+from harness.launch import ROOT, SYSTEMS
 from harness.preflight_checks import Check
-from harness.preflight_input import compose_measurement, measure_input
+from harness.preflight_input import compose_measurement, measure_input, read_input_threads
 from harness.preflight_judgement import (
+    judge_address,
     judge_bandwidth,
     judge_clocks,
+    judge_cores,
     judge_input,
     judge_nodes,
 )
+from harness.preflight_network import try_address
 from harness.preflight_node import (
     DataFacts,
     NodeFacts,
+    Ports,
     list_files,
     read_available_memory,
     read_data,
+    read_memory_limit,
     read_node,
+    read_ports,
 )
+from harness.preflight_ranks import share_cpus
+from harness.ranks import Ranks
 from harness.systems import Benchmark, load_system
 from resnet.data_command import build_parser
 
@@ -34,9 +43,10 @@ GIBIBYTE = 1 << 30
 DEMO = load_system(SYSTEMS / "demo.toml")
 REAL = load_system(SYSTEMS / "example-4x8-h200.toml")
 DATA = DataFacts(3, 100, "d")
+NETWORK = "InfiniBand and RoCE ports"
 NODE = NodeFacts(
     "a", "s", "i", "python", 500 * GIBIBYTE, 500 * GIBIBYTE, -1, 500 * GIBIBYTE,
-    {"resnet": DATA, "bert": DATA}, "nvidia-smi is not there",
+    {"resnet": DATA, "bert": DATA}, "nvidia-smi is not there", Ports(8, 8),
 )  # fmt: skip
 
 
@@ -54,6 +64,9 @@ def find_failed(nodes: list[NodeFacts]) -> dict[str, Check]:
         ({"memory": GIBIBYTE}, "memory available", "1.0 GiB (b)"),
         ({"shared_memory": 1 << 26}, "/dev/shm free", "64.0 MiB (b)"),
         ({"memlock": 1 << 16}, "locked memory", "0.1 MiB (b)"),
+        ({"network": Ports(1, 1)}, NETWORK, "8 active of 8 (a); 1 active of 1 (b)"),
+        ({"network": Ports(8, 7)}, NETWORK, "8 active of 8 (a); 7 active of 8 (b)"),
+        ({"network": Ports(8, 8, 8)}, NETWORK, "8 card(s) cannot be opened (b)"),
         ({"temporary": 0}, "temporary folder free", "0.0 GiB (b)"),
         ({"data": {"resnet": DATA, "bert": DataFacts(fault="gone")}}, "bert data", "gone (b)"),
         (
@@ -88,6 +101,62 @@ def test_this_machine() -> None:
     assert "no manifest.json in /nowhere/" in node.data["resnet"].fault
     assert read_available_memory("MemTotal: 5 kB\nMemAvailable:  3 kB\n") == 3072
     assert read_available_memory("") == read_available_memory("MemAvailable: x kB") == 0
+
+
+def test_no_card_at_all_is_told() -> None:
+    checks = {check.name: check for check in judge_nodes(REAL, [replace(NODE, network=Ports())])}
+    assert checks[NETWORK].verdict == "not checkable" and "TCP" in checks[NETWORK].found
+
+
+def test_ports_are_read_and_cards_without_a_device_counted(tmp_path: Path) -> None:
+    assert read_ports(tmp_path) == Ports(0, 0, 0)
+    for card, state in ((0, "4: ACTIVE\n"), (1, "1: DOWN\n")):
+        folder = tmp_path / f"sys/class/infiniband/mlx5_{card}"
+        (folder / "ports/1").mkdir(parents=True)
+        (folder / "ports/1/state").write_text(state)
+        (folder / f"device/infiniband_verbs/uverbs{card}").mkdir(parents=True)
+    assert read_ports(tmp_path) == Ports(2, 1, 2)
+    (tmp_path / "dev/infiniband").mkdir(parents=True)
+    (tmp_path / "dev/infiniband/uverbs1").touch()
+    assert read_ports(tmp_path) == Ports(2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "name"),
+    [
+        ("0::/slurm/job_1/step_0", "sys/fs/cgroup/slurm/job_1", "memory.max"),
+        ("4:memory:/slurm/job_1", "sys/fs/cgroup/memory/slurm", "memory.limit_in_bytes"),
+    ],
+)
+def test_a_jobs_memory_limit_counts(tmp_path: Path, line: str, folder: str, name: str) -> None:
+    assert read_memory_limit(tmp_path) == math.inf
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(f"9:pids:/x\n{line}\n")
+    (tmp_path / folder).mkdir(parents=True)
+    assert read_memory_limit(tmp_path) == math.inf
+    (tmp_path / folder / name).write_text("4096\n")
+    assert read_memory_limit(tmp_path) == 4096
+    (tmp_path / folder / name).write_text("max\n")
+    assert read_memory_limit(tmp_path) == math.inf
+
+
+def test_cpus_of_ranks_are_shared_where_they_are_the_same() -> None:
+    shares = share_cpus(["a", "a", "b", "b"], ["0-7", "0-7", "0-7", "8-9"])
+    assert shares == {"rank 0": 4, "rank 1": 4, "rank 2": 8, "rank 3": 2}
+    assert judge_cores(shares, 1).verdict == "ok"
+    check = judge_cores(shares, 6)
+    assert (check.verdict, check.found) == ("failed", "2 (rank 3, the least)")
+    assert ">= 7" in check.wanted and "--cpus-per-task" in check.mend
+    assert read_input_threads(ROOT / REAL.benchmarks.resnet.config) == 6
+
+
+def test_rank_0_is_reached_by_its_name_or_the_host_is_told() -> None:
+    alone = Ranks(0, 1, 0, 1, 0, ("localhost",), "single")
+    assert try_address(alone) == ("localhost", {})
+    host, faults = try_address(replace(alone, hosts=("no-such-host.invalid",)))
+    assert host in faults and judge_address("localhost", {}).verdict == "ok"
+    check = judge_address(host, faults)
+    assert check.verdict == "failed" and host in check.found and "resolve" in check.mend
 
 
 def test_data_is_counted_and_compared_with_its_manifest(small_data: Path) -> None:
