@@ -101,8 +101,9 @@ def _compose_srun(system: System) -> list[str]:
         # Slurm deals tasks out to the sockets in turn, whatever GPU they drive: each rank must be
         # free to take the cores near its own (harness/affinity.py).
         srun.append("--cpu-bind=none")
+    srun += ["--mpi=pmix", "--export=ALL"]  # whatever --export the job was submitted with
     # A rank that fails ends the others at once, one that leaves early after half a minute.
-    return [*srun, "--mpi=pmix", "--kill-on-bad-exit=1", "--wait=30", *system.launch.options]
+    return [*srun, "--kill-on-bad-exit=1", "--wait=30", *system.launch.options]
 
 
 def _compose_mpirun(system: System, variables: dict[str, str]) -> list[str]:
@@ -115,6 +116,10 @@ def _compose_mpirun(system: System, variables: dict[str, str]) -> list[str]:
         command.append("--oversubscribe")
     else:
         command += ["--map-by", f"ppr:{nodes.ranks_per_node}:node", *NOTICE_LOST_NODES]
+    if system.container.runtime != "none":
+        # MPI meets its daemon below TMPDIR, which batch systems name anew for each job, and of
+        # which a container shows /tmp alone.
+        command += ["--prtemca", "prte_tmpdir_base", "/tmp"]
     if launch.hosts:
         hosts = (f"{host}:{nodes.ranks_per_node}" for host in launch.hosts)
         command += ["--host", ",".join(hosts)]

@@ -62,7 +62,7 @@ def test_srun_and_singularity() -> None:
     system = replace(system, launch=replace(system.launch, options=("--gpus-per-node=4",)))
     line = compose(system)
     assert line.startswith(
-        "srun --nodes=4 --ntasks=16 --ntasks-per-node=4 --mpi=pmix --kill-on-bad-exit=1 --wa"
+        "srun --nodes=4 --ntasks=16 --ntasks-per-node=4 --mpi=pmix --export=ALL --kill-on-bad"
     )
     assert "--gpus-per-node=4 env OMP_NUM_THREADS=1" in line
     assert "singularity exec --nv --pwd /opt/lp-mlperf-kit --bind /data:" in line
@@ -95,6 +95,8 @@ def test_mpirun_with_a_container_is_the_hosts_own() -> None:
     assert words[0] == "mpirun" and "--oversubscribe" not in words
     assert "ServerAliveInterval=3" in words and "oob_tcp_keepalive_time" in words
     assert words.index("singularity") > words.index("-x")
+    assert words[words.index("prte_tmpdir_base") + 1] == "/tmp"
+    assert "prte_tmpdir_base" not in compose(load_system(DEMO))
 
 
 def test_docker_names_what_it_hands_in() -> None:
