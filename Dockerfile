@@ -28,7 +28,9 @@ RUN BASE_IMAGE="${BASE_IMAGE}" DEVICE="${DEVICE}" APEX_SOURCE="${APEX_SOURCE}" \
     bash /opt/lp-mlperf-kit/container/install.sh packages
 COPY . /opt/lp-mlperf-kit
 RUN BASE_IMAGE="${BASE_IMAGE}" DEVICE="${DEVICE}" bash /opt/lp-mlperf-kit/container/install.sh finish
+# The base's torch may be linked to the base's MPI, and is imported before mpi4py: both then take the kit's.
 ENV PATH=/opt/lp-mlperf-environment/bin:${PATH} \
+    LD_LIBRARY_PATH=/opt/lp-mlperf-environment/lib${LD_LIBRARY_PATH:+:${LD_LIBRARY_PATH}} \
     PYTHONNOUSERSITE=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HF_HUB_OFFLINE=1

@@ -8,6 +8,7 @@ systems name.
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
 import sys
 from importlib import metadata
@@ -54,6 +55,8 @@ def check_imports(device: str) -> list[str]:
             faults.append(f"{module} ({distribution}) cannot be imported: {error}")
             continue
         print(f"{distribution} {find_version(distribution, module)}")
+    mapped = Path("/proc/self/maps").read_text(encoding="utf-8")
+    print(f"MPI in use: {', '.join(find_mpi(mapped)) or 'none'}")
     if shutil.which("mpirun", path=str(Path(sys.executable).parent)) is None:
         faults.append("the environment has no mpirun: the lock must hold openmpi")
     if device == "cuda" and not faults:
@@ -64,6 +67,11 @@ def check_imports(device: str) -> list[str]:
         elif not torch.distributed.is_nccl_available():
             faults.append(f"torch {torch.__version__} is built without NCCL")
     return faults
+
+
+def find_mpi(mapped: str) -> list[str]:
+    """Name the MPI libraries in /proc/self/maps' text: with two, torch and mpi4py differ."""
+    return sorted(set(re.findall(r"/\S*/libmpi\.so\S*", mapped)))
 
 
 def list_providers(kit: Path) -> list[tuple[str, str, str]]:

@@ -75,7 +75,9 @@ finish() {
     chown -R 0:0 "$kit"
     chmod -R u=rwX,go=rX "$kit" # git keeps the owner's rights alone, and the two recipes copy the rest differently
     mkdir -p "$environment/manifest"
-    (cd "$kit" && "$environment/bin/python" container/imports.py "$device")
+    # As the recipes set it: a base's torch that is linked to the base's MPI takes the kit's.
+    (cd "$kit" && LD_LIBRARY_PATH=$environment/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} \
+        "$environment/bin/python" container/imports.py "$device")
     write_bill_of_materials
     "$environment/bin/python" "$kit/container/manifest.py" "$kit" "$environment/manifest"
     chmod -R a-w "$kit" "$environment"

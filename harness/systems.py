@@ -17,7 +17,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 # Where the image holds the kit and the environment (container/install.sh).
 IMAGE_KIT = PurePosixPath("/opt/lp-mlperf-kit")
 IMAGE_PYTHON = PurePosixPath("/opt/lp-mlperf-environment/bin/python")
-HIDING_OPTIONS = {"-e", "--cleanenv", "-c", "--contain", "-C", "--containall"}
+HIDING_OPTIONS = {"-e", "--cleanenv", "-c", "--contain", "-C", "--containall", "--compat"}
 
 
 @dataclass(frozen=True)

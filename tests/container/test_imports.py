@@ -12,7 +12,14 @@ import pytest
 
 from container import imports
 from container.find_apex import read_pin
-from container.imports import KIT, check_apex, check_imports, check_providers, list_providers
+from container.imports import (
+    KIT,
+    check_apex,
+    check_imports,
+    check_providers,
+    find_mpi,
+    list_providers,
+)
 from harness.ops.table import FLOAT8_PROVIDERS
 
 
@@ -31,7 +38,16 @@ def test_every_operation_of_the_real_configurations_is_listed() -> None:
 
 def test_this_environment_has_what_a_cpu_needs(capsys: pytest.CaptureFixture[str]) -> None:
     assert check_imports("cpu") == []
-    assert "mpi4py" in capsys.readouterr().out
+    (line,) = re.findall("^MPI in use: (.*)$", capsys.readouterr().out, re.M)
+    assert Path(line).parent.samefile(Path(sys.prefix) / "lib")
+
+
+def test_two_libraries_of_mpi_are_both_named() -> None:
+    lines = "7f-8f r-xp 0 00:00 1  /opt/e/lib/libmpi.so.40\n8f-9f r-xp 0 /hpcx/libmpi.so.40.1\n"
+    assert find_mpi(2 * lines + "9f-af r-xp 0 00:00 3 /lib/libmpicxx.so\n") == [
+        "/hpcx/libmpi.so.40.1",
+        "/opt/e/lib/libmpi.so.40",
+    ]
 
 
 def test_a_provider_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ def test_the_same_steps_and_environment() -> None:
     docker = {key: fill(value) for key, value in DOCKER["environment"].items()}
     assert docker == {key: fill(value) for key, value in SINGULARITY["environment"].items()}
     assert docker["PATH"].startswith("/opt/lp-mlperf-environment/bin:")
+    # Before the base's own: its torch may be linked to an MPI that mpi4py would then be given.
+    assert docker["LD_LIBRARY_PATH"].startswith("/opt/lp-mlperf-environment/lib$")
     assert docker["PYTHONNOUSERSITE"] == docker["PYTHONDONTWRITEBYTECODE"] == "1"
 
 

@@ -135,6 +135,7 @@ def test_the_outermost_folder_is_bound_once() -> None:
         ({"binds": ("/data:/data:exec",)}, "must be /HOST:/INSIDE"),
         ({"options": ("--cleanenv",)}, "would hide"),
         ({"options": ("-c",)}, "would hide"),
+        ({"options": ("--compat",)}, "would hide"),
         ({"options": ("--containall=true",)}, "would hide"),
         ({"image": ""}, "must be given together"),
         ({"image_sha256": "abc"}, "64 hex digits"),
