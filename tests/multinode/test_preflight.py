@@ -31,6 +31,8 @@ def test_four_hosts_are_looked_at(cluster: Cluster, shared_kit: SharedKit, launc
     assert status == 0, bad
     assert all(node in checks[STARTED]["found"] for node in NODES)
     assert any("all-reduce" in name for name in checks)
+    assert checks["rank 0's address"]["found"] == "all reach node1"
+    assert "Open MPI" in checks["software"]["found"]
 
 
 @pytest.fixture
