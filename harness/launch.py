@@ -94,12 +94,12 @@ def _find_python(
 
 def _compose_srun(system: System) -> list[str]:
     nodes = system.nodes
-    # With SLURM_NTASKS of the allocation in force, srun would start that many: say the number.
+    # In full, so that no SLURM_NTASKS of an allocation has a say in it.
     srun = ["srun", f"--nodes={nodes.count}", f"--ntasks={nodes.world_size}"]
     srun.append(f"--ntasks-per-node={nodes.ranks_per_node}")
     if nodes.binding == "gpu-local":
-        # Slurm deals tasks out to the sockets in turn, whatever GPU they drive: each rank must be
-        # free to take the cores near its own (harness/affinity.py).
+        # Slurm would bind each task to cores of its choice, one if not told more, whatever GPU it
+        # drives: a rank must be free to take those near its own (harness/affinity.py).
         srun.append("--cpu-bind=none")
     srun += ["--mpi=pmix", "--export=ALL"]  # whatever --export the job was submitted with
     # A rank that fails ends the others at once, one that leaves early after half a minute.
