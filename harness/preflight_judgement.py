@@ -90,15 +90,15 @@ def judge_cores(cpus: dict[str, float], threads: int) -> Check:
                  "[input] threads")  # fmt: skip
 
 
-def judge_address(host: str, faults: dict[str, str]) -> Check:
-    """Whether all nodes reach rank 0 by its host name, as the process group's store asks them to.
+def judge_address(address: str, fault: str) -> Check:
+    """Whether all nodes reach rank 0, by its host name or another of its addresses.
 
-    faults: by host, why not.
+    address: the one that the process group will take. fault: why there is none.
     """
-    found = "; ".join(f"{fault} ({name})" for name, fault in faults.items()) or f"all reach {host}"
-    return judge("rank 0's address", not faults, found, f"{host} reached from all nodes",
-                 f"make '{host}' resolve, in the ranks' environment on every node, to one "
-                 "that others reach, and let no firewall close ports between nodes")  # fmt: skip
+    return judge("rank 0's address", not fault, fault or f"all reach {address}",
+                 "an address of rank 0's node that all nodes reach",
+                 "let the node's name mean, on every node, the address that they share, and let no "
+                 "firewall close ports between nodes")  # fmt: skip
 
 
 def judge_data(system: System, benchmark: str, nodes: Sequence[NodeFacts]) -> list[Check]:

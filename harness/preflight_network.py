@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import time
 from typing import Any
 
@@ -19,7 +17,6 @@ GRADIENT_BYTES = {"resnet": 2 * 25_557_032, "bert": 2 * 336_226_108}
 CPU_SHARE = 0.1
 MOST_REPETITIONS, MEASURED_SECONDS = 50, 1.0
 ROUND_TRIPS = 20
-CONNECTION_SECONDS = 10.0
 
 
 def measure_bandwidth(size_bytes: int, ranks: Ranks, device: torch.device) -> tuple[float, int]:
@@ -45,27 +42,6 @@ def _time_all_reduces(tensor: torch.Tensor, repetitions: int, device: torch.devi
         dist.all_reduce(tensor)
     synchronize(device)
     return time.perf_counter() - start
-
-
-def try_address(ranks: Ranks) -> tuple[str, dict[str, str]]:
-    """Let every node connect to a port of rank 0 by rank 0's host name; called by all together.
-
-    Returns that name, and by host why it could not; the same on every rank.
-    """
-    host = ranks.broadcast(ranks.hosts[0])
-    fault = ""
-    with contextlib.ExitStack() as stack:
-        port = 0
-        if ranks.first:
-            port = stack.enter_context(socket.create_server(("", 0))).getsockname()[1]
-        port = ranks.broadcast(port)
-        if ranks.first_of_node:
-            try:
-                socket.create_connection((host, port), CONNECTION_SECONDS).close()
-            except OSError as error:
-                fault = f"{host}: {error.strerror or error}"
-        faults = ranks.gather((ranks.hosts[ranks.rank], fault))  # the port is open until then
-    return host, {name: found for name, found in faults if found}
 
 
 def compare_clocks(ranks: Ranks) -> dict[str, tuple[float, float]]:

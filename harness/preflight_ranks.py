@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from harness.addresses import find_address
 from harness.affinity import Binding, parse_cpus
 from harness.commands import GOOD, Parser
 from harness.preflight_checks import END, Check, judge, write_check
@@ -31,12 +32,11 @@ from harness.preflight_network import (
     GRADIENT_BYTES,
     compare_clocks,
     measure_bandwidth,
-    try_address,
 )
 from harness.preflight_node import read_node
 from harness.process_group import join, select_device
 from harness.provenance import hash_image_manifest, hash_sources
-from harness.ranks import Ranks, find_ranks
+from harness.ranks import Ranks, SharedFault, find_ranks
 from harness.systems import System, load_system
 from harness.trainer import bind_to_cores, look_before
 
@@ -121,10 +121,13 @@ def share_cpus(hosts: Sequence[str], cpus: Sequence[str]) -> dict[str, float]:
 
 
 def check_address(system: System, ranks: Ranks) -> Check:
-    """Try rank 0's host name, before the process group depends on it."""
+    """Find rank 0's address, before the process group depends on it."""
     if system.nodes.one_machine or ranks.world_size == 1:
         return Check("rank 0's address", "not applicable", "one machine")
-    return judge_address(*try_address(ranks))
+    try:
+        return judge_address(find_address(ranks), "")
+    except SharedFault as fault:
+        return judge_address("", str(fault))
 
 
 def look_at_nodes(system: System, ranks: Ranks) -> list[Check]:

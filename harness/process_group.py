@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from harness.addresses import find_address
 from harness.commands import InputError
 from harness.ranks import Ranks
 from harness.systems import System
@@ -62,19 +63,20 @@ def select_device(system: System, ranks: Ranks) -> torch.device:
 def join(system: System, ranks: Ranks, device: torch.device) -> None:
     """Make the default process group: gloo on CPUs, NCCL on GPUs.
 
-    Rank 0 opens a store on a port that the system chooses and tells the others over MPI, so no
-    port has to be free by luck. A collective that waits longer than the system file's limit
-    raises and so ends the run; for those in a captured graph, `wait_for` does.
+    Rank 0 opens a store on a port that the system chooses, at an address that all nodes were seen
+    to reach, and tells the others over MPI, so no port has to be free by luck. A collective that
+    waits longer than the system file's limit raises and so ends the run; for those in a captured
+    graph, `wait_for` does. Raises SharedFault where no such address is.
     """
     timeout = datetime.timedelta(seconds=system.launch.collective_timeout_seconds)
     backend = "gloo" if device.type == "cpu" else "nccl"
-    host = "127.0.0.1" if system.nodes.one_machine else socket.gethostname()
+    host = "127.0.0.1" if system.nodes.one_machine else find_address(ranks)
     store = None
     if ranks.first:
         store = TCPStore(
             host, 0, ranks.world_size, is_master=True, timeout=timeout, wait_for_workers=False
         )
-    host, port = ranks.broadcast((host, store.port if store is not None else 0))
+    port = ranks.broadcast(store.port if store is not None else 0)
     if store is None:
         store = TCPStore(host, port, ranks.world_size, is_master=False, timeout=timeout)
     dist.init_process_group(
