@@ -43,6 +43,35 @@ def load_tile(start, place, inside, masked: tl.constexpr):
     return tile.to(tl.float32)
 
 
+@triton.jit
+def load_scale(weight, inverse, channel, channels, masked: tl.constexpr):
+    """A program's part of weight / deviation."""
+    scale = load_channels(weight, channel, channels, masked)
+    return scale * load_channels(inverse, channel, channels, masked)
+
+
+@triton.jit
+def spread_mask(
+    valid,
+    channel,
+    channels,
+    masked: tl.constexpr,
+    block_rows: tl.constexpr,
+    block_channels: tl.constexpr,
+):
+    """Which elements of a tile are there: valid says it of its rows, masked that channels lack."""
+    inside = tl.broadcast_to(valid[:, None], (block_rows, block_channels))
+    if masked:
+        inside = inside & (channel < channels)[None, :]
+    return inside
+
+
+@triton.jit
+def store_part(sums, tile, part, channel, channels):
+    """Write a tile's sums over its rows, as one part of (parts, channels)."""
+    tl.store(sums + part.to(tl.int64) * channels + channel, tl.sum(tile, 0), channel < channels)
+
+
 @named_kernel(do_not_specialize=COUNTS)
 def statistics_kernel(
     x,
@@ -181,9 +210,8 @@ def apply_kernel(
     for back in range(1, tiles + 1):
         first = ((block + 1) * tiles - back) * block_rows
         if first < rows:
-            inside = tl.broadcast_to((row < rows - first)[:, None], (block_rows, block_channels))
-            if masked:
-                inside = inside & (channel < channels)[None, :]
+            valid = row < rows - first
+            inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
             offset = first.to(tl.int64) * channels
             value = load_tile(x + offset, place, inside, True)
             value = (value - center) * scale + shift
@@ -271,8 +299,7 @@ def reduce_kernel(
     part, parts = tl.program_id(1), tl.num_programs(1)
     center = load_channels(mean, channel, channels, masked)
     if relu:
-        scale = load_channels(weight, channel, channels, masked)
-        scale = scale * load_channels(inverse, channel, channels, masked)
+        scale = load_scale(weight, inverse, channel, channels, masked)
         shift = load_channels(bias, channel, channels, masked)
     row = tl.arange(0, block_rows)
     place = row[:, None] * channels + channel[None, :]
@@ -282,9 +309,8 @@ def reduce_kernel(
     step = (parts * block_rows).to(tl.int64) * channels
     byte_offset, byte_step = offset // 8, step // 8
     for first in range(part * block_rows, rows, parts * block_rows):
-        inside = tl.broadcast_to((row < rows - first)[:, None], (block_rows, block_channels))
-        if masked:
-            inside = inside & (channel < channels)[None, :]
+        valid = row < rows - first
+        inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
         g = load_tile(gradient + offset, place, inside, True)
         distance = load_tile(x + offset, place, inside, True) - center
         if add:
@@ -302,9 +328,8 @@ def reduce_kernel(
         product += g * distance
         offset += step
         byte_offset += byte_step
-    target = part.to(tl.int64) * channels + channel
-    tl.store(sums + target, tl.sum(total, 0), channel < channels)
-    tl.store(products + target, tl.sum(product, 0), channel < channels)
+    store_part(sums, total, part, channel, channels)
+    store_part(products, product, part, channel, channels)
 
 
 @named_kernel(do_not_specialize=COUNTS)
@@ -371,8 +396,7 @@ def input_gradient_kernel(
     """g weight / deviation + (x - mean) slope + offset, g as in reduce_kernel; apply's grid."""
     channel = tl.program_id(0) * block_channels + tl.arange(0, block_channels)
     center = load_channels(mean, channel, channels, masked)
-    scale = load_channels(weight, channel, channels, masked)
-    scale = scale * load_channels(inverse, channel, channels, masked)
+    scale = load_scale(weight, inverse, channel, channels, masked)
     steepness = load_channels(slope, channel, channels, masked)
     constant = load_channels(offset, channel, channels, masked)
     if relu:
@@ -383,9 +407,8 @@ def input_gradient_kernel(
     for back in range(1, tiles + 1):
         first = ((block + 1) * tiles - back) * block_rows
         if first < rows:
-            inside = tl.broadcast_to((row < rows - first)[:, None], (block_rows, block_channels))
-            if masked:
-                inside = inside & (channel < channels)[None, :]
+            valid = row < rows - first
+            inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
             start = first.to(tl.int64) * channels
             g = load_tile(gradient + start, place, inside, True)
             distance = load_tile(x + start, place, inside, True) - center

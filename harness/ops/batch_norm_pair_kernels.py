@@ -11,7 +11,14 @@ from __future__ import annotations
 
 import triton.language as tl
 
-from harness.ops.batch_norm_kernels import COUNTS, load_channels, load_tile
+from harness.ops.batch_norm_kernels import (
+    COUNTS,
+    load_channels,
+    load_scale,
+    load_tile,
+    spread_mask,
+    store_part,
+)
 from harness.ops.kernels import named_kernel
 
 
@@ -56,9 +63,8 @@ def apply_pair_kernel(
     for back in range(1, tiles + 1):
         first = ((block + 1) * tiles - back) * block_rows
         if first < rows:
-            inside = tl.broadcast_to((row < rows - first)[:, None], (block_rows, block_channels))
-            if masked:
-                inside = inside & (channel < channels)[None, :]
+            valid = row < rows - first
+            inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
             start = first.to(tl.int64) * channels
             distance = load_tile(x + start, place, inside, True) - center
             other_distance = load_tile(other + start, place, inside, True) - other_center
@@ -101,12 +107,10 @@ def reduce_pair_kernel(
     channel = tl.program_id(0) * block_channels + tl.arange(0, block_channels)
     part, parts = tl.program_id(1), tl.num_programs(1)
     center = load_channels(mean, channel, channels, masked)
-    scale = load_channels(weight, channel, channels, masked)
-    scale = scale * load_channels(inverse, channel, channels, masked)
+    scale = load_scale(weight, inverse, channel, channels, masked)
     shift = load_channels(bias, channel, channels, masked)
     other_center = load_channels(other_mean, channel, channels, masked)
-    other_scale = load_channels(other_weight, channel, channels, masked)
-    other_scale = other_scale * load_channels(other_inverse, channel, channels, masked)
+    other_scale = load_scale(other_weight, other_inverse, channel, channels, masked)
     other_shift = load_channels(other_bias, channel, channels, masked)
     row = tl.arange(0, block_rows)
     place = row[:, None] * channels + channel[None, :]
@@ -116,9 +120,8 @@ def reduce_pair_kernel(
     offset = (part * block_rows).to(tl.int64) * channels
     step = (parts * block_rows).to(tl.int64) * channels
     for first in range(part * block_rows, rows, parts * block_rows):
-        inside = tl.broadcast_to((row < rows - first)[:, None], (block_rows, block_channels))
-        if masked:
-            inside = inside & (channel < channels)[None, :]
+        valid = row < rows - first
+        inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
         g = load_tile(gradient + offset, place, inside, True)
         if add:
             g += load_tile(gradient_2 + offset, place, inside, True)
@@ -132,10 +135,9 @@ def reduce_pair_kernel(
         product += g * distance
         other_product += g * other_distance
         offset += step
-    target = part.to(tl.int64) * channels + channel
-    tl.store(sums + target, tl.sum(total, 0), channel < channels)
-    tl.store(products + target, tl.sum(product, 0), channel < channels)
-    tl.store(other_products + target, tl.sum(other_product, 0), channel < channels)
+    store_part(sums, total, part, channel, channels)
+    store_part(products, product, part, channel, channels)
+    store_part(other_products, other_product, part, channel, channels)
 
 
 @named_kernel(do_not_specialize=COUNTS)
@@ -165,13 +167,11 @@ def input_gradient_pair_kernel(
     """The gradients of both inputs from the masked one, each as input_gradient_kernel's."""
     channel = tl.program_id(0) * block_channels + tl.arange(0, block_channels)
     center = load_channels(mean, channel, channels, masked)
-    scale = load_channels(weight, channel, channels, masked)
-    scale = scale * load_channels(inverse, channel, channels, masked)
+    scale = load_scale(weight, inverse, channel, channels, masked)
     steepness = load_channels(slope, channel, channels, masked)
     constant = load_channels(offset, channel, channels, masked)
     other_center = load_channels(other_mean, channel, channels, masked)
-    other_scale = load_channels(other_weight, channel, channels, masked)
-    other_scale = other_scale * load_channels(other_inverse, channel, channels, masked)
+    other_scale = load_scale(other_weight, other_inverse, channel, channels, masked)
     other_steepness = load_channels(other_slope, channel, channels, masked)
     other_constant = load_channels(other_offset, channel, channels, masked)
     row = tl.arange(0, block_rows)
@@ -180,9 +180,8 @@ def input_gradient_pair_kernel(
     for back in range(1, tiles + 1):
         first = ((block + 1) * tiles - back) * block_rows
         if first < rows:
-            inside = tl.broadcast_to((row < rows - first)[:, None], (block_rows, block_channels))
-            if masked:
-                inside = inside & (channel < channels)[None, :]
+            valid = row < rows - first
+            inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
             start = first.to(tl.int64) * channels
             g = load_tile(gradient + start, place, inside, True)
             distance = load_tile(x + start, place, inside, True) - center

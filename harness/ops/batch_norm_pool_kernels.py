@@ -14,7 +14,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from harness.ops.batch_norm_kernels import COUNTS, load_channels, load_tile
+from harness.ops.batch_norm_kernels import (
+    COUNTS,
+    load_channels,
+    load_scale,
+    load_tile,
+    spread_mask,
+    store_part,
+)
 from harness.ops.kernels import named_kernel
 
 SIZES = [*COUNTS, "height", "width", "out_height", "out_width"]
@@ -75,18 +82,16 @@ def apply_pool_kernel(
                     inside = inside & (right + j >= 0) & (right + j < width)
                     source = ((image * height + down + i) * width + right + j).to(tl.int64)
                     place = source[:, None] * channels + channel[None, :]
-                    inside = tl.broadcast_to(inside[:, None], (block_rows, block_channels))
-                    if masked:
-                        inside = inside & (channel < channels)[None, :]
+                    inside = spread_mask(
+                        inside, channel, channels, masked, block_rows, block_channels
+                    )
                     value = (load_tile(x, place, inside, True) - center) * scale + shift
                     value = value.to(y.dtype.element_ty).to(tl.float32)
                     larger = inside & (value > best)
                     best = tl.where(larger, value, best)
                     which = tl.where(larger, 3 * i + j, which)
             place = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
-            inside = tl.broadcast_to(valid[:, None], (block_rows, block_channels))
-            if masked:
-                inside = inside & (channel < channels)[None, :]
+            inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
             tl.store(y + place, best.to(y.dtype.element_ty), inside)
             if keep:
                 tl.store(taken + place, which.to(tl.uint8), inside)
@@ -126,9 +131,7 @@ def load_gradient(
             own = 3 * (down + 1 - 2 * below) + right + 1 - 2 * beside
             source = ((image * out_height + below) * out_width + beside).to(tl.int64)
             place = source[:, None] * channels + channel[None, :]
-            inside = tl.broadcast_to(inside[:, None], (block_rows, block_channels))
-            if masked:
-                inside = inside & (channel < channels)[None, :]
+            inside = spread_mask(inside, channel, channels, masked, block_rows, block_channels)
             which = tl.load(taken + place, inside, other=NOTHING).to(tl.int32)
             found = load_tile(gradient, place, inside, True)
             total += tl.where(which == own[:, None], found, 0.0)
@@ -172,16 +175,14 @@ def reduce_pool_kernel(
             gradient, taken, pixel, pixel < rows, height, width, out_height, out_width,
             channel, channels, block_rows, block_channels, masked,
         )  # fmt: skip
-        inside = tl.broadcast_to((pixel < rows)[:, None], (block_rows, block_channels))
-        if masked:
-            inside = inside & (channel < channels)[None, :]
+        valid = pixel < rows
+        inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
         distance = load_tile(x + offset, place, inside, True) - center
         total += g
         product += g * distance
         offset += step
-    target = part.to(tl.int64) * channels + channel
-    tl.store(sums + target, tl.sum(total, 0), channel < channels)
-    tl.store(products + target, tl.sum(product, 0), channel < channels)
+    store_part(sums, total, part, channel, channels)
+    store_part(products, product, part, channel, channels)
 
 
 @named_kernel(do_not_specialize=SIZES)
@@ -209,8 +210,7 @@ def input_gradient_pool_kernel(
     """x's gradient from that of the windows: as input_gradient_kernel, over x's rows."""
     channel = tl.program_id(0) * block_channels + tl.arange(0, block_channels)
     center = load_channels(mean, channel, channels, masked)
-    scale = load_channels(weight, channel, channels, masked)
-    scale = scale * load_channels(inverse, channel, channels, masked)
+    scale = load_scale(weight, inverse, channel, channels, masked)
     steepness = load_channels(slope, channel, channels, masked)
     constant = load_channels(offset, channel, channels, masked)
     row = tl.arange(0, block_rows)
@@ -224,9 +224,8 @@ def input_gradient_pool_kernel(
                 gradient, taken, pixel, pixel < rows, height, width, out_height, out_width,
                 channel, channels, block_rows, block_channels, masked,
             )  # fmt: skip
-            inside = tl.broadcast_to((pixel < rows)[:, None], (block_rows, block_channels))
-            if masked:
-                inside = inside & (channel < channels)[None, :]
+            valid = pixel < rows
+            inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
             start = first.to(tl.int64) * channels
             distance = load_tile(x + start, place, inside, True) - center
             result = g * scale + (distance * steepness + constant)

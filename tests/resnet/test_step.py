@@ -412,7 +412,7 @@ def test_what_would_break_the_graph_is_seen(monkeypatch: pytest.MonkeyPatch) -> 
 
     assert run(lambda logits: logits).mixed == []
     for read in (Tensor.item, Tensor.tolist, Tensor.cpu, torch.nonzero):
-        with pytest.raises((RuntimeError, NotImplementedError)):
+        with pytest.raises(RuntimeError):
             run(lambda logits, read=read: logits * read(logits.sum()))  # type: ignore[misc]
     assert run(lambda logits: logits * torch.ones(())).mixed != []  # a copy from the host
 
