@@ -15,11 +15,10 @@ from typing import Any
 
 import bnp
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.commands import InputError
-from harness.ops.batch_norm_relu_max_pool import PADDING, STRIDE, WINDOW
+from harness.ops.batch_norm_one_by_one import compose_pair, compose_pool
 
 PROGRAMS_PER_MULTIPROCESSOR = 2  # apex's max_cta_per_sm
 SPARE_PROGRAMS = 12  # apex's cta_launch_margin
@@ -212,40 +211,6 @@ def batch_norm_add_relu(
     return y, y
 
 
-def batch_norm_batch_norm_add_relu(
-    x: Tensor,
-    shortcut: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    shortcut_weight: Tensor,
-    shortcut_bias: Tensor,
-    shortcut_mean: Tensor,
-    shortcut_var: Tensor,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """As harness.ops.batch_norm_batch_norm_add_relu: apex has no kernel of both, so one by one."""
-    constants = (training, momentum, eps)
-    others = (shortcut_weight, shortcut_bias, shortcut_mean, shortcut_var)
-    residual = batch_norm(shortcut, *others, *constants)
-    own = (weight, bias, running_mean, running_var)
-    return batch_norm_add_relu(x, residual, *own, *constants)
-
-
-def batch_norm_relu_max_pool(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> Tensor:
-    """As harness.ops.batch_norm_relu_max_pool: apex has no pooling, which is torch's."""
-    vectors = (weight, bias, running_mean, running_var)
-    y = batch_norm_relu(x, *vectors, training, momentum, eps)
-    return F.max_pool2d(y, WINDOW, STRIDE, PADDING)
+# apex has no kernel of two normalisations, and none of pooling.
+batch_norm_batch_norm_add_relu = compose_pair(batch_norm, batch_norm_add_relu)
+batch_norm_relu_max_pool = compose_pool(batch_norm_relu)

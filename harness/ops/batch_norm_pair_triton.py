@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.ops import batch_norm_launches as launches
 from harness.ops import batch_norm_pair_kernels as kernels
+from harness.ops.batch_norm_one_by_one import compose_pair
 from harness.ops.batch_norm_triton import (
     batch_norm,
     batch_norm_add_relu,
@@ -164,24 +165,5 @@ def batch_norm_batch_norm_add_relu(
     return y
 
 
-def batch_norm_then_batch_norm_add_relu(
-    x: Tensor,
-    shortcut: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    shortcut_weight: Tensor,
-    shortcut_bias: Tensor,
-    shortcut_mean: Tensor,
-    shortcut_var: Tensor,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, Tensor]:
-    """The same by the kernels of one normalisation: the shortcut's is written and read again."""
-    constants = (training, momentum, eps)
-    others = (shortcut_weight, shortcut_bias, shortcut_mean, shortcut_var)
-    residual = batch_norm(shortcut, *others, *constants)
-    own = (weight, bias, running_mean, running_var)
-    return batch_norm_add_relu(x, residual, *own, *constants)
+# The same by the kernels of one normalisation.
+batch_norm_then_batch_norm_add_relu = compose_pair(batch_norm, batch_norm_add_relu)

@@ -11,12 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.ops import batch_norm_launches as launches
 from harness.ops import batch_norm_pool_kernels as kernels
-from harness.ops.batch_norm_relu_max_pool import PADDING, STRIDE, WINDOW
+from harness.ops.batch_norm_one_by_one import compose_pool
 from harness.ops.batch_norm_triton import (
     batch_norm_relu,
     check,
@@ -165,17 +164,5 @@ def batch_norm_relu_max_pool(
     return y
 
 
-def batch_norm_relu_then_max_pool(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> Tensor:
-    """The same by the kernels of normalisation and ReLU, and torch's own pooling behind them."""
-    vectors = (weight, bias, running_mean, running_var)
-    y = batch_norm_relu(x, *vectors, training, momentum, eps)
-    return F.max_pool2d(y, WINDOW, STRIDE, PADDING)
+# The same by the kernels of normalisation and ReLU.
+batch_norm_relu_then_max_pool = compose_pool(batch_norm_relu)
