@@ -44,6 +44,7 @@ class Operations:
     linear: Callable[..., Tensor]
     query_key_value: Callable[..., tuple[Tensor, Tensor, Tensor]]
     varlen_attention: Callable[..., Tensor]
+    feed_forward: Callable[..., Tensor]
     bias_gelu: Callable[..., Tensor]
     layer_norm: Callable[..., Tensor]
     dropout_add_layer_norm: Callable[..., Twice]
@@ -169,9 +170,11 @@ class FeedForward(nn.Module):
     def forward(self, inputs: Twice) -> Twice:
         """(T, hidden) -> (T, hidden)."""
         x, residual = inputs
-        y = self.operations.bias_gelu(self.intermediate.multiply(x), self.intermediate.bias)
+        y = self.operations.feed_forward(
+            x, self.intermediate.weight, self.intermediate.bias, self.output.weight
+        )
         return self.operations.dropout_add_layer_norm(
-            self.output.multiply(y),
+            y,
             self.output.bias,
             residual,
             self.layer_norm.weight,

@@ -185,13 +185,18 @@ def _list_operations(
 ) -> list[Knob]:
     """Knobs of the operations with a second provider; on a CPU the definition alone computes.
 
-    FP8 is a format, which stays the user's choice as precision.format does.
+    FP8 is a format, which stays the user's choice as precision.format does: beside a provider in
+    FP8 the others in FP8 are tried, beside any other those that are not.
     """
     knobs = []
     stated = _take_section(file, table, "operations")
     for operation, provider in stated.items() if place.device == "cuda" else ():
-        left_out = (provider, *FLOAT8_PROVIDERS.get(operation, ()))
-        others = tuple((name,) for name in TABLE.get(operation, ()) if name not in left_out)
+        float8 = FLOAT8_PROVIDERS.get(operation, ())
+        others = tuple(
+            (name,)
+            for name in TABLE.get(operation, ())
+            if name != provider and (name in float8) == (provider in float8)
+        )
         if others:
             knobs.append(
                 Knob(

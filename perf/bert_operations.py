@@ -41,13 +41,14 @@ PLAIN = DEFINITIONS | {"varlen_attention": "flash"}
 FUSED = PLAIN | {
     "embedding": "triton",
     "query_key_value": "triton",
+    "feed_forward": "triton",
     "bias_gelu": "triton",
     "layer_norm": "triton",
     "dropout_add_layer_norm": "triton",
     "vocabulary_logits": "padded",
     "masked_cross_entropy": "triton",
 }
-FLOAT8 = FUSED | {"linear": "scaled_mm", "query_key_value": "scaled_mm"}
+FLOAT8 = FUSED | dict.fromkeys(("linear", "query_key_value", "feed_forward"), "scaled_mm")
 PROVIDERS = {"plain": PLAIN, "fused": FUSED, "float8": FLOAT8}
 # FLOPs of these are counted from the sequences' lengths, which shapes do not tell.
 ATTENTION = ("_flash_attention_forward", "_flash_attention_backward")

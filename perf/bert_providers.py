@@ -121,7 +121,7 @@ def make_cases(config: Config, batch: Batch, device: torch.device) -> dict[str, 
             lambda f, t, p: f(ids, tuple(t[:3]), *t[3:], p, LAYER_NORM_EPS, True)[0],
         ),
         "linear": Case(
-            (draw(tokens, hidden), draw(inner, hidden, scale=scale), draw(inner)),
+            (draw(tokens, hidden), draw(hidden, hidden, scale=scale), draw(hidden)),
             lambda f, t, p: f(*t),
         ),
         "query_key_value": Case(
@@ -131,7 +131,16 @@ def make_cases(config: Config, batch: Batch, device: torch.device) -> dict[str, 
         "varlen_attention": Case(
             tuple(draw(*heads) for _ in range(3)), lambda f, t, p: f(*t, ends, longest, p, True)
         ),
-        "bias_gelu": Case((draw(tokens, inner), draw(inner)), lambda f, t, p: f(*t)),
+        "feed_forward": Case(
+            (
+                draw(tokens, hidden),
+                draw(inner, hidden, scale=scale),
+                draw(inner),
+                draw(hidden, inner, scale=inner**-0.5),
+            ),
+            lambda f, t, p: f(*t),
+        ),
+        "bias_gelu": Case((draw(masked, hidden), draw(hidden)), lambda f, t, p: f(*t)),
         "layer_norm": Case(
             (draw(masked, hidden), gain, bias), lambda f, t, p: f(*t, LAYER_NORM_EPS)
         ),

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 from harness.commands import InputError
+from harness.ops.bias_gelu import bias_gelu
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 LARGEST = {E4M3: 448.0, E5M2: 57344.0}
+# Of GELU in the tanh form, 1.128993 at 1.4185, rounded up.
+GREATEST_SLOPE = 1.129
 LARGEST_SCALE = 3e38  # of a tensor of almost nothing: no infinity may come of it
 OLDEST_CAPABILITY = (8, 9)  # of GPUs whose tensor cores take FP8 (torch's ScaledBlas.cpp)
 MULTIPLE = 16  # of every side of an FP8 matrix: what the kernels of torch._scaled_mm take
@@ -41,8 +44,31 @@ def quantize(x: Tensor, dtype: torch.dtype, transposes: bool) -> Float8:
     The definition, in plain PyTorch: what the kernels of harness.ops.float8_triton are tested
     against. A tensor of zeros has scale 1; what is not finite in x is NaN in the result.
     """
-    largest = x.abs().amax().float()
-    scale = torch.where(largest > 0, (LARGEST[dtype] / largest).clamp(max=LARGEST_SCALE), 1.0)
+    return _cast(x, x.abs().amax().float(), LARGEST[dtype], dtype, transposes)
+
+
+def quantize_gelu(x: Tensor, bias: Tensor, transposes: bool) -> Float8:
+    """gelu(x + bias) in e4m3, rounded once: the definition, as quantize, computed in fp64."""
+    return quantize(bias_gelu(x.double(), bias.double()), E4M3, transposes)
+
+
+def quantize_gelu_gradient(grad: Tensor, x: Tensor, bias: Tensor) -> tuple[Float8, Tensor]:
+    """The gradient of x before gelu(x + bias) in e5m2, and that of the bias: the definition.
+
+    grad: (T, features), that of the result. What bounds its product with GELU's slope decides the
+    scale: the largest magnitude of grad times the greatest slope, which leaves at most a few of
+    e5m2's 32 powers of two unused and spares another pass over two tensors.
+    """
+    # PyTorch's slope in fp32 is nothing below -5, where 1e-5 is left: e5m2 can tell.
+    z = x.double() + bias.double()
+    dz = torch.ops.aten.gelu_backward(grad.double(), z, approximate="tanh")
+    limit = LARGEST[E5M2] / GREATEST_SLOPE
+    cast = _cast(dz, grad.abs().amax().float(), limit, E5M2, True)
+    return cast, dz.sum(0).to(bias.dtype)
+
+
+def _cast(x: Tensor, largest: Tensor, limit: float, dtype: torch.dtype, transposes: bool) -> Float8:
+    scale = torch.where(largest > 0, (limit / largest).clamp(max=LARGEST_SCALE), 1.0)
     rows = (x.float() * scale).to(dtype)
     columns = rows.t().contiguous() if transposes else None
     return Float8(rows, columns, 1.0 / scale)
@@ -83,7 +109,7 @@ def check_device(device: torch.device) -> None:
     if device.type == "cuda" and (found := find_capability(device.index)) < OLDEST_CAPABILITY:
         raise InputError(
             "FP8 products need a GPU of compute capability {}.{} or more, not {}.{}: name the "
-            "provider 'torch' for linear, 'triton' for query_key_value".format(
+            "provider 'torch' for linear, 'triton' for query_key_value and feed_forward".format(
                 *OLDEST_CAPABILITY, *found
             )
         )

@@ -1,6 +1,8 @@
 """Casting to FP8 in two kernels: the largest magnitude, then both layouts in one pass.
 
-16-bit x is read twice and written twice in 8 bit: 6 bytes an element.
+16-bit x is read twice and written twice in 8 bit: 6 bytes an element. What makes the operand of a
+product out of something else casts it on the way, with the parts below: see float8_gelu_triton and
+float8_join_triton.
 """
 
 # Triton's language has no types that mypy could check.
@@ -9,6 +11,7 @@
 from __future__ import annotations
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -26,6 +29,40 @@ from harness.ops.kernels import (
 BLOCK = 4096  # elements of x that a program takes at a time
 PROGRAMS_PER_MULTIPROCESSOR = 4
 TILE_ROWS, TILE_COLUMNS = 128, 64
+
+
+@triton.jit
+def find_scale(
+    largest,
+    limit: tl.constexpr,
+    largest_scale: tl.constexpr,
+    programs: tl.constexpr,
+    searched: tl.constexpr,
+):
+    """What takes the largest of the magnitudes that `programs` programs found to the limit."""
+    number = tl.arange(0, searched)
+    top = tl.max(tl.load(largest + number, number < programs, other=0.0), 0)
+    return tl.where(top > 0, tl.minimum(limit / top, largest_scale), 1.0)
+
+
+@triton.jit
+def store_cast(
+    value,
+    rows,
+    columns,
+    row,
+    column,
+    inside,
+    height,
+    width,
+    transposes: tl.constexpr,
+):
+    """A scaled tile in FP8 at (row, column) of (height, width), and turned of (width, height)."""
+    cast = value.to(rows.dtype.element_ty)
+    tl.store(rows + row.to(tl.int64)[:, None] * width + column[None, :], cast, inside)
+    if transposes:
+        there = column.to(tl.int64)[:, None] * height + row[None, :]
+        tl.store(columns + there, tl.trans(cast), tl.trans(inside))
 
 
 @named_kernel
@@ -58,20 +95,13 @@ def cast_kernel(
     transposes: tl.constexpr,
 ):
     """One tile a program: x scale in FP8, and the same transposed."""
-    number = tl.arange(0, searched)
-    top = tl.max(tl.load(largest + number, number < programs, other=0.0), 0)
-    scale = tl.where(top > 0, tl.minimum(limit / top, largest_scale), 1.0)
+    scale = find_scale(largest, limit, largest_scale, programs, searched)
     row = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
     column = tl.program_id(1) * tile_columns + tl.arange(0, tile_columns)
     inside = (row < height)[:, None] & (column < width)[None, :]
     place = row.to(tl.int64)[:, None] * width + column[None, :]
     value = tl.load(x + place, inside, other=0.0).to(tl.float32) * scale
-    value = value.to(rows.dtype.element_ty)
-    tl.store(rows + place, value, inside)
-    if transposes:
-        there = column.to(tl.int64)[:, None] * height + row[None, :]
-        turned = (column < width)[:, None] & (row < height)[None, :]
-        tl.store(columns + there, tl.trans(value), turned)
+    store_cast(value, rows, columns, row, column, inside, height, width, transposes)
     if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
         tl.store(inverse, 1.0 / scale)
 
@@ -82,12 +112,12 @@ def plan_largest(elements: int, multiprocessors: int) -> Launch:
     return Launch(largest_kernel, (grid,), {"block": BLOCK, "programs": grid}, warps=8)
 
 
-def plan_cast(
-    height: int, width: int, programs: int, dtype: torch.dtype, transposes: bool
-) -> Launch:
-    """A tile a program; each looks through the largest magnitudes of all `programs`."""
-    constants: dict[str, int | float | bool] = {
-        "limit": LARGEST[dtype],
+def choose_constants(
+    limit: float, programs: int, transposes: bool
+) -> dict[str, int | float | bool]:
+    """What all casts are compiled with; each program looks through `programs` magnitudes."""
+    return {
+        "limit": limit,
         "largest_scale": LARGEST_SCALE,
         "programs": programs,
         "searched": round_up_to_power(programs),
@@ -95,27 +125,45 @@ def plan_cast(
         "tile_columns": TILE_COLUMNS,
         "transposes": transposes,
     }
-    grid = (divide_up(height, TILE_ROWS), divide_up(width, TILE_COLUMNS))
-    return Launch(cast_kernel, grid, constants, warps=8)
 
 
-def _quantize(x: Tensor, dtype: torch.dtype, transposes: bool) -> tuple[Tensor, Tensor, Tensor]:
-    height, width = x.shape
+def choose_grid(height: int, width: int) -> tuple[int, int]:
+    """A program for each tile."""
+    return divide_up(height, TILE_ROWS), divide_up(width, TILE_COLUMNS)
+
+
+def make_operand(
+    height: int, width: int, dtype: torch.dtype, transposes: bool, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Memory for rows, columns (of no elements where not asked for) and the inverse scale."""
+    rows = torch.empty(height, width, dtype=dtype, device=device)
+    columns = torch.empty((width, height) if transposes else (0, 0), dtype=dtype, device=device)
+    return rows, columns, torch.empty((), dtype=torch.float32, device=device)
+
+
+def _find_largest(x: Tensor) -> Tensor:
     search = plan_largest(x.numel(), count_multiprocessors(x.device))
-    programs = search.grid[0]
-    largest = torch.empty(programs, dtype=torch.float32, device=x.device)
+    largest = torch.empty(search.grid[0], dtype=torch.float32, device=x.device)
     search(x, largest, x.numel())
-    rows = torch.empty(height, width, dtype=dtype, device=x.device)
-    columns = torch.empty((width, height) if transposes else (0, 0), dtype=dtype, device=x.device)
-    inverse = torch.empty((), dtype=torch.float32, device=x.device)
-    cast = plan_cast(height, width, programs, dtype, transposes)
-    cast(x, largest, rows, columns if transposes else rows, inverse, height, width)
+    return largest
+
+
+def _cast(
+    x: Tensor, largest: Tensor, dtype: torch.dtype, transposes: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, columns, inverse = make_operand(*x.shape, dtype, transposes, x.device)
+    constants = choose_constants(LARGEST[dtype], largest.numel(), transposes)
+    cast = Launch(cast_kernel, choose_grid(*x.shape), constants, warps=8)
+    cast(x, largest, rows, columns if transposes else rows, inverse, *x.shape)
     return rows, columns, inverse
 
 
-_launch = register_operation(
-    "quantize_float8(Tensor x, ScalarType dtype, bool transposes) -> (Tensor, Tensor, Tensor)",
-    _quantize,
+# The largest magnitude that each program found of its share, fp32.
+find_largest = register_operation("find_largest(Tensor x) -> Tensor", _find_largest)
+_launch_cast = register_operation(
+    "cast_float8(Tensor x, Tensor largest, ScalarType dtype, bool transposes) -> "
+    "(Tensor, Tensor, Tensor)",
+    _cast,
 )
 
 
@@ -126,5 +174,5 @@ def quantize(x: Tensor, dtype: torch.dtype, transposes: bool) -> Float8:
             f"the cast to FP8 takes a contiguous matrix, not shape {tuple(x.shape)} with strides "
             f"{x.stride()}"
         )
-    rows, columns, inverse = _launch(x, dtype, transposes)
+    rows, columns, inverse = _launch_cast(x, find_largest(x), dtype, transposes)
     return Float8(rows, columns if transposes else None, inverse)

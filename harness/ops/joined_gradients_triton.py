@@ -11,6 +11,8 @@ cost no further pass.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton.language as tl
 from torch import Tensor
@@ -69,7 +71,7 @@ def join_kernel(
         tl.store(partials + place, tl.sum(totals[j], 0), column < features)
 
 
-def plan(rows: int, features: int, programs: int) -> Launch:
+def plan(kernel: Any, rows: int, features: int, programs: int) -> Launch:
     """Two rows a warp; a loop over tiles of rows for each block of columns."""
     block = min(round_up_to_power(features), WIDEST_BLOCK)
     columns = divide_up(features, block)
@@ -80,12 +82,13 @@ def plan(rows: int, features: int, programs: int) -> Launch:
         "tile": TILE_ROWS,
         "programs": grid,
     }
-    return Launch(join_kernel, (grid, columns), constants, warps=4)
+    return Launch(kernel, (grid, columns), constants, warps=4)
 
 
 def _join(first: Tensor, second: Tensor, third: Tensor) -> tuple[Tensor, Tensor]:
     rows, features = first.shape
-    launch = plan(rows, features, PROGRAMS_PER_MULTIPROCESSOR * count_multiprocessors(first.device))
+    programs = PROGRAMS_PER_MULTIPROCESSOR * count_multiprocessors(first.device)
+    launch = plan(join_kernel, rows, features, programs)
     joined = torch.empty(rows, 3 * features, dtype=first.dtype, device=first.device)
     partials = torch.empty(
         1, launch.grid[0], 3 * features, dtype=torch.float32, device=first.device
@@ -100,13 +103,10 @@ _launch = register_operation(
 )
 
 
-def join_gradients(
-    gradients: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Three (T, features) of one type -> torch.cat(gradients, 1), and its column sums in `dtype`.
+def check_gradients(gradients: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """The three, with rows whose elements lie next to each other.
 
-    The sums, (3 features,), are taken in fp32 in a fixed order. Rows may lie apart in memory, as
-    those of a view of something wider do. Raises InputError for other shapes or types.
+    Raises InputError unless they are matrices of one shape and type.
     """
     first, second, third = (
         gradient if gradient.stride(-1) == 1 else gradient.contiguous() for gradient in gradients
@@ -117,5 +117,16 @@ def join_gradients(
                 f"join_gradients takes three matrices of one shape and type, not {first.dtype} "
                 f"{tuple(first.shape)} and {other.dtype} {tuple(other.shape)}"
             )
-    joined, partials = _launch(first, second, third)
+    return first, second, third
+
+
+def join_gradients(
+    gradients: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Three (T, features) of one type -> torch.cat(gradients, 1), and its column sums in `dtype`.
+
+    The sums, (3 features,), are taken in fp32 in a fixed order. Rows may lie apart in memory, as
+    those of a view of something wider do. Raises InputError for other shapes or types.
+    """
+    joined, partials = _launch(*check_gradients(gradients))
     return joined, sum_columns(partials, dtype)[0]

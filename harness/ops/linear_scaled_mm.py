@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from harness.ops.float8 import E4M3, E5M2, check_sizes, multiply
+from harness.ops.float8 import E4M3, E5M2, Float8, check_sizes, multiply
 from harness.ops.float8_triton import quantize
 
 
@@ -35,10 +35,9 @@ def multiply_forward(
     return multiply(left.rows, left.inverse, right.rows, right.inverse, x.dtype, bias, fast=True)
 
 
-def multiply_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of x and of the weight, from a gradient in e5m2 and what forward kept."""
+def multiply_backward(ctx: Any, cast: Float8) -> tuple[Tensor, Tensor]:
+    """Gradients of x and of the weight, from that of the result and what forward kept."""
     x, x_inverse, weight, weight_inverse = ctx.saved_tensors
-    cast = quantize(grad.contiguous(), E5M2, True)
     assert cast.columns is not None
     grad_x = multiply(cast.rows, cast.inverse, weight, weight_inverse, ctx.dtype)
     grad_weight = multiply(cast.columns, cast.inverse, x, x_inverse, ctx.dtype)
@@ -55,7 +54,8 @@ class _Float8Linear(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         grad_bias = grad.sum(0) if ctx.needs_input_grad[2] else None
-        return *multiply_backward(ctx, grad), grad_bias, None
+        cast = quantize(grad.contiguous(), E5M2, True)
+        return *multiply_backward(ctx, cast), grad_bias, None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from harness.ops.joined_gradients_triton import join_gradients
+from harness.ops.float8_join_triton import quantize_joined
 from harness.ops.linear_scaled_mm import multiply_backward, multiply_forward
 from harness.ops.query_key_value_fused import join_projections, split_projections
 
@@ -33,8 +33,8 @@ class _Float8Projection(Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         first, second, third = gradients
-        grad, grad_bias = join_gradients((first, second, third), first.dtype)
-        grad_x, grad_weight = multiply_backward(ctx, grad)
+        cast, grad_bias = quantize_joined((first, second, third), ctx.dtype)
+        grad_x, grad_weight = multiply_backward(ctx, cast)
         return None, grad_x, *grad_weight.chunk(3), *grad_bias.chunk(3)
 
 

@@ -96,6 +96,12 @@ TABLE: dict[str, dict[str, str]] = {
         "te": "harness.ops.linear_te:query_key_value",
         "scaled_mm": "harness.ops.query_key_value_scaled_mm:query_key_value",
     },
+    "feed_forward": {
+        "torch": "harness.ops.feed_forward:feed_forward",
+        "triton": "harness.ops.feed_forward_triton:feed_forward",
+        "te": "harness.ops.feed_forward_te:feed_forward",
+        "scaled_mm": "harness.ops.feed_forward_scaled_mm:feed_forward",
+    },
     "varlen_attention": {
         "torch": "harness.ops.varlen_attention:varlen_attention",
         "flash": "harness.ops.varlen_attention_flash:varlen_attention",
@@ -127,7 +133,7 @@ TABLE: dict[str, dict[str, str]] = {
 }
 
 # These compute in FP8: another numerical format, not another order of rounding.
-FLOAT8_PROVIDERS = {"linear": ("te", "scaled_mm"), "query_key_value": ("te", "scaled_mm")}
+FLOAT8_PROVIDERS = dict.fromkeys(("linear", "query_key_value", "feed_forward"), ("te", "scaled_mm"))
 
 
 def resolve(operation: str, provider: str) -> Operation:

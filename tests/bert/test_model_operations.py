@@ -24,13 +24,14 @@ PLAIN = dict.fromkeys(Operations.__dataclass_fields__, "torch")
 FUSED = PLAIN | {
     "embedding": "triton",
     "query_key_value": "triton",
+    "feed_forward": "triton",
     "bias_gelu": "triton",
     "layer_norm": "triton",
     "dropout_add_layer_norm": "triton",
     "vocabulary_logits": "padded",
     "masked_cross_entropy": "triton",
 }
-FLOAT8 = FUSED | {"linear": "scaled_mm", "query_key_value": "scaled_mm"}
+FLOAT8 = FUSED | dict.fromkeys(("linear", "query_key_value", "feed_forward"), "scaled_mm")
 
 
 def make_model(

@@ -123,6 +123,17 @@ def test_an_operation_becomes_a_knob_with_its_second_provider(monkeypatch: pytes
     assert 'bias_gelu = "triton"\n' in changed
 
 
+def test_a_search_stays_in_the_format_of_the_products():
+    for name, provider, others in (
+        ("h200_4x8", "triton", (("torch",),)),
+        ("h200_4x8_fp8", "scaled_mm", (("te",),)),
+    ):
+        file = ROOT / "bert" / "configs" / f"{name}.toml"
+        knobs = list_knobs(file, "bert", read_text(file)[1], Place(2, "cuda"))
+        (found,) = (knob for knob in knobs if knob.name == "feed_forward")
+        assert (found.present, found.candidates) == ((provider,), others)
+
+
 def test_values_are_replaced_and_nothing_else():
     text = (
         'name = "x"\r\n[a]  # threads = 9\nthreads   =  4   # not more\n'

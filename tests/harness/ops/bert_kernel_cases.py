@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,10 @@ EPS = 1e-12
 BERT_NARROW_STORES = {
     "column_sums_triton:sum_kernel": "a line of sums a program",
     "masked_cross_entropy_triton:forward_kernel": "two numbers a row of logits",
-    "float8_triton:largest_kernel": "a number a program",
+    **dict.fromkeys(
+        [f"float8_{name}triton:largest_kernel" for name in ("", "gelu_", "join_")],
+        "a number a program",
+    ),
 }
 # "module:kernel" -> why a thread may have more registers than four programs leave it.
 BERT_MANY_REGISTERS = {
@@ -25,7 +29,12 @@ BERT_MANY_REGISTERS = {
     "embedding_triton:backward_kernel": "a row and two rows of sums in each warp",
 }
 # Oldest architecture that has the instructions, where it is not the oldest of all.
-BERT_OLDEST = {"float8_triton:cast_kernel": 90}
+BERT_OLDEST = {
+    "float8_triton:cast_kernel": 90,
+    "float8_gelu_triton:cast_kernel": 90,
+    "float8_gelu_triton:cast_gradient_kernel": 90,
+    "float8_join_triton:cast_kernel": 90,
+}
 
 
 def leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -77,11 +86,11 @@ def run_masked_cross_entropy(dtype: torch.dtype) -> None:
     operation(logits, leaf(MASKED, dtype=torch.int64)).backward()
 
 
-def run_query_key_value(dtype: torch.dtype) -> None:
+def run_query_key_value(provider: str, dtype: torch.dtype) -> None:
     weights = leaf(3, HIDDEN, HIDDEN, dtype=dtype).unbind(0)
     biases = leaf(3, HIDDEN, dtype=dtype).unbind(0)
     x = leaf(TOKENS, HIDDEN, dtype=dtype)
-    projections = resolve("query_key_value", "triton")(x, weights, biases)
+    projections = resolve("query_key_value", provider)(x, weights, biases)
     gradients = [torch.empty(TOKENS, HIDDEN, dtype=dtype, device="meta") for _ in range(3)]
     torch.autograd.backward(projections, gradients)
 
@@ -95,12 +104,23 @@ def run_float8(dtype: torch.dtype) -> None:
             operation(x, weight, None)
 
 
+def run_feed_forward(dtype: torch.dtype) -> None:
+    operation = resolve("feed_forward", "scaled_mm")
+    inner, outer = leaf(INNER, HIDDEN, dtype=dtype), leaf(HIDDEN, INNER, dtype=dtype)
+    x, bias = leaf(TOKENS, HIDDEN, dtype=dtype), leaf(INNER, dtype=dtype)
+    operation(x, inner, bias, outer).sum().backward()
+    with torch.no_grad():
+        operation(x, inner, bias, outer)
+
+
 BERT_CASES: dict[str, tuple[Callable[[torch.dtype], None], tuple[torch.dtype, ...]]] = {
     "embedding": (run_embedding, SHORT),
     "layer_norm": (run_layer_norm, SHORT),
     "dropout_add_layer_norm": (run_dropout_add_layer_norm, SHORT),
     "bias_gelu": (run_bias_gelu, SHORT),
     "masked_cross_entropy": (run_masked_cross_entropy, SHORT),
-    "query_key_value": (run_query_key_value, SHORT),
+    "query_key_value": (partial(run_query_key_value, "triton"), SHORT),
+    "query_key_value in FP8": (partial(run_query_key_value, "scaled_mm"), SHORT),
+    "feed_forward in FP8": (run_feed_forward, SHORT),
     "float8": (run_float8, SHORT),
 }

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.ops.float8 import Float8
+
 # Relative error of a result and its gradients: one rounding to the type, and fp32 sums inside.
 LIMITS = {torch.float32: 2e-6, torch.bfloat16: 3e-3, torch.float16: 4e-4}
 
@@ -46,3 +48,8 @@ def compare(
     for leaf, gradient, other in zip(leaves, gradients, wanted, strict=True):
         assert gradient.dtype == leaf.dtype
         assert measure_error(gradient, other) <= limit, tuple(leaf.shape)
+
+
+def decode(cast: Float8) -> Tensor:
+    """The numbers that an FP8 operand stands for, in fp64."""
+    return cast.rows.double() * cast.inverse.double()

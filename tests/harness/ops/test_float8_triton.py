@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,39 +12,15 @@ from torch import Tensor
 from harness.commands import InputError
 from harness.ops.float8 import E4M3, E5M2, LARGEST, Float8, quantize
 from harness.ops.table import resolve
-from tests.harness.ops.gradients import compare, measure_error
+from tests.harness.ops.gradients import compare, decode, measure_error
 
 pytest.importorskip("triton", reason="Triton is published for Linux on x86_64 alone")
 
 from harness.ops import float8, float8_triton
 
+pytestmark = pytest.mark.usefixtures("rounded_float8")
+
 SHORT = [torch.bfloat16, torch.float16]
-
-
-@pytest.fixture(autouse=True)
-def rounded_float8(rounded_interpretation: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Convert fp32 to FP8 to the nearest, ties to even, as every GPU's own instruction does.
-
-    Triton's interpreter loses the carry of a rounding into the exponent (triton 3.7,
-    runtime/interpreter.py `_convert_float`): 127 becomes 64 in e4m3 in place of 128.
-    """
-    interpreter = pytest.importorskip("triton.runtime.interpreter")
-    tl = pytest.importorskip("triton.language")
-    targets = {tl.float8e4nv: E4M3, tl.float8e5: E5M2}
-    convert = interpreter._convert_float
-
-    def convert_float(data: Any, source: Any, target: Any, rounding: Any) -> Any:
-        if source == tl.float32 and target in targets:
-            exact = torch.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
-            return exact.to(targets[target]).view(torch.uint8).numpy()
-        return convert(data, source, target, rounding)
-
-    monkeypatch.setattr(interpreter, "_convert_float", convert_float)
-    yield
-
-
-def decode(cast: Float8) -> Tensor:
-    return cast.rows.double() * cast.inverse.double()
 
 
 def equal(ours: Float8, theirs: Float8) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from harness.commands import InputError
 from harness.ops.table import resolve
+from tests.harness.ops.gradients import measure_error
 
 
 class Linear(nn.Module):
@@ -72,9 +73,12 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
     }
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, "harness.ops.linear_te", raising=False)
+    users = ("harness.ops.linear_te", "harness.ops.feed_forward_te")
+    for name in users:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     yield seen
-    sys.modules.pop("harness.ops.linear_te", None)
+    for name in users:
+        sys.modules.pop(name, None)
 
 
 def make_parameter(*shape: int) -> nn.Parameter:
@@ -111,6 +115,20 @@ def test_projections_are_one_layer_of_three_parameters(engine: dict[str, Any]) -
     assert all(parameter.grad is not None for parameter in (*weights, *biases))
     (made,) = engine["made"]
     assert made["parameters_split"] == ("query_", "key_", "value_") and made["outputs"] == 96
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")
+def test_the_feed_forward_layers_are_two_of_its_layers(engine: dict[str, Any]) -> None:
+    pytest.importorskip("triton", reason="Triton is published for Linux on x86_64 alone")
+    torch.manual_seed(3)
+    x = torch.randn(16, 32).bfloat16()
+    parameters = (make_parameter(48, 32), make_parameter(48), make_parameter(32, 48))
+    y = resolve("feed_forward", "te")(x, *parameters)
+    expected = resolve("feed_forward", "torch")(x, *parameters)
+    assert measure_error(y, expected.double()) < 0.02
+    y.sum().backward()
+    assert all(parameter.grad is not None for parameter in parameters)
+    assert [made["bias"] for made in engine["made"]] == [False, False]
 
 
 def test_versions_before_2_9_have_another_name_for_the_context(engine: dict[str, Any]) -> None:

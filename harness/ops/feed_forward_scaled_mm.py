@@ -1,0 +1,70 @@
+"""The two fully connected layers in FP8, by torch._scaled_mm, with GELU inside the casts.
+
+Between the products the activation and its gradient exist in FP8 alone: what is kept and read in 16
+bit is the first product.
+"""
+
+# torch.autograd.Function has no types that mypy could check.
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from harness.ops.float8 import E4M3, E5M2, check_sizes, multiply
+from harness.ops.float8_gelu_triton import quantize_gelu, quantize_gelu_gradient
+from harness.ops.float8_triton import quantize
+
+
+class _Float8FeedForward(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        inner_weight: Tensor,
+        inner_bias: Tensor,
+        outer_weight: Tensor,
+        differentiates: bool,
+    ) -> Tensor:
+        left = quantize(x.contiguous(), E4M3, differentiates)
+        inner = quantize(inner_weight, E4M3, differentiates)
+        product = multiply(left.rows, left.inverse, inner.rows, inner.inverse, x.dtype, fast=True)
+        active = quantize_gelu(product, inner_bias, differentiates)
+        outer = quantize(outer_weight, E4M3, differentiates)
+        casts = [tensor for cast in (left, inner, active, outer) for tensor in cast[1:]]
+        ctx.save_for_backward(product, inner_bias, *casts)
+        return multiply(active.rows, active.inverse, outer.rows, outer.inverse, x.dtype, fast=True)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        product, inner_bias, *casts = ctx.saved_tensors
+        left, inner, active, outer = (tuple(casts[i : i + 2]) for i in range(0, 8, 2))
+        dtype = product.dtype
+        cast = quantize(grad.contiguous(), E5M2, True)
+        assert cast.columns is not None
+        grad_outer = multiply(cast.columns, cast.inverse, *active, dtype)
+        grad_active = multiply(cast.rows, cast.inverse, *outer, dtype)
+        cast, grad_bias = quantize_gelu_gradient(grad_active, product, inner_bias)
+        assert cast.columns is not None
+        grad_inner = multiply(cast.columns, cast.inverse, *left, dtype)
+        grad_x = multiply(cast.rows, cast.inverse, *inner, dtype)
+        return grad_x, grad_inner, grad_bias, grad_outer, None
+
+
+def feed_forward(
+    x: Tensor, inner_weight: Tensor, inner_bias: Tensor, outer_weight: Tensor
+) -> Tensor:
+    """As harness.ops.feed_forward with operands of FP8 and sums of more.
+
+    All of one 16-bit type; T, hidden and inner multiples of 16. Raises InputError otherwise.
+    """
+    check_sizes(x, inner_weight)
+    check_sizes(x, outer_weight)
+    result: Tensor = _Float8FeedForward.apply(
+        x, inner_weight, inner_bias, outer_weight, torch.is_grad_enabled()
+    )
+    return result
