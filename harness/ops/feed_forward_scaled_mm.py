@@ -35,23 +35,24 @@ class _Float8FeedForward(Function):
         product = multiply(left.rows, left.inverse, inner.rows, inner.inverse, x.dtype, fast=True)
         active = quantize_gelu(product, inner_bias, differentiates)
         outer = quantize(outer_weight, E4M3, differentiates)
-        casts = [tensor for cast in (left, inner, active, outer) for tensor in cast[1:]]
-        ctx.save_for_backward(product, inner_bias, *casts)
+        turned = [tensor for cast in (left, inner, active, outer) for tensor in cast[1:]]
+        ctx.save_for_backward(product, inner_bias, *turned)
         return multiply(active.rows, active.inverse, outer.rows, outer.inverse, x.dtype, fast=True)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        product, inner_bias, *casts = ctx.saved_tensors
-        left, inner, active, outer = (tuple(casts[i : i + 2]) for i in range(0, 8, 2))
+        product, inner_bias, *turned = ctx.saved_tensors
+        left, left_inverse, inner, inner_inverse = turned[:4]
+        active, active_inverse, outer, outer_inverse = turned[4:]
         dtype = product.dtype
         cast = quantize(grad.contiguous(), E5M2, True)
         assert cast.columns is not None
-        grad_outer = multiply(cast.columns, cast.inverse, *active, dtype)
-        grad_active = multiply(cast.rows, cast.inverse, *outer, dtype)
+        grad_outer = multiply(cast.columns, cast.inverse, active, active_inverse, dtype)
+        grad_active = multiply(cast.rows, cast.inverse, outer, outer_inverse, dtype)
         cast, grad_bias = quantize_gelu_gradient(grad_active, product, inner_bias)
         assert cast.columns is not None
-        grad_inner = multiply(cast.columns, cast.inverse, *left, dtype)
-        grad_x = multiply(cast.rows, cast.inverse, *inner, dtype)
+        grad_inner = multiply(cast.columns, cast.inverse, left, left_inverse, dtype)
+        grad_x = multiply(cast.rows, cast.inverse, inner, inner_inverse, dtype)
         return grad_x, grad_inner, grad_bias, grad_outer, None
 
 

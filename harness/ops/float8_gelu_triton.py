@@ -131,31 +131,34 @@ def cast_gradient_kernel(
 
 def _find_largest_gelu(x: Tensor, bias: Tensor) -> Tensor:
     programs = PROGRAMS_PER_MULTIPROCESSOR * count_multiprocessors(x.device)
-    search = plan(largest_kernel, *x.shape, programs)
+    rows, features = x.shape
+    search = plan(largest_kernel, rows, features, programs)
     largest = torch.empty(search.grid[0] * search.grid[1], dtype=torch.float32, device=x.device)
-    search(x, bias, largest, len(x))
+    search(x, bias, largest, rows)
     return largest
 
 
 def _cast_gelu(
     x: Tensor, bias: Tensor, largest: Tensor, transposes: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, columns, inverse = make_operand(*x.shape, E4M3, transposes, x.device)
+    height, width = x.shape
+    rows, columns, inverse = make_operand(height, width, E4M3, transposes, x.device)
     constants = choose_constants(LARGEST[E4M3], largest.numel(), transposes)
-    cast = Launch(cast_kernel, choose_grid(*x.shape), constants, warps=8)
-    cast(x, bias, largest, rows, columns if transposes else rows, inverse, *x.shape)
+    cast = Launch(cast_kernel, choose_grid(height, width), constants, warps=8)
+    cast(x, bias, largest, rows, columns if transposes else rows, inverse, height, width)
     return rows, columns, inverse
 
 
 def _cast_gradient(
     grad: Tensor, x: Tensor, bias: Tensor, largest: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows, columns, inverse = make_operand(*x.shape, E5M2, True, x.device)
+    height, width = x.shape
+    rows, columns, inverse = make_operand(height, width, E5M2, True, x.device)
     constants = choose_constants(LARGEST[E5M2] / GREATEST_SLOPE, largest.numel(), True)
-    grid = choose_grid(*x.shape)
-    partials = torch.empty(1, grid[0], x.shape[1], dtype=torch.float32, device=x.device)
+    grid = choose_grid(height, width)
+    partials = torch.empty(1, grid[0], width, dtype=torch.float32, device=x.device)
     cast = Launch(cast_gradient_kernel, grid, constants, warps=8)
-    cast(grad, x, bias, largest, rows, columns, inverse, partials, *x.shape)
+    cast(grad, x, bias, largest, rows, columns, inverse, partials, height, width)
     return rows, columns, inverse, partials
 
 

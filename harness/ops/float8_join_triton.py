@@ -122,10 +122,11 @@ def cast_kernel(
 
 def _find_largest_joined(first: Tensor, second: Tensor, third: Tensor) -> Tensor:
     programs = PROGRAMS_PER_MULTIPROCESSOR * count_multiprocessors(first.device)
-    search = plan(largest_kernel, *first.shape, programs)
+    rows, features = first.shape
+    search = plan(largest_kernel, rows, features, programs)
     largest = torch.empty(search.grid[0] * search.grid[1], dtype=torch.float32, device=first.device)
     strides = (first.stride(0), second.stride(0), third.stride(0))
-    search(first, second, third, *strides, largest, len(first))
+    search(first, second, third, *strides, largest, rows)
     return largest
 
 

@@ -151,10 +151,11 @@ def _find_largest(x: Tensor) -> Tensor:
 def _cast(
     x: Tensor, largest: Tensor, dtype: torch.dtype, transposes: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, columns, inverse = make_operand(*x.shape, dtype, transposes, x.device)
+    height, width = x.shape
+    rows, columns, inverse = make_operand(height, width, dtype, transposes, x.device)
     constants = choose_constants(LARGEST[dtype], largest.numel(), transposes)
-    cast = Launch(cast_kernel, choose_grid(*x.shape), constants, warps=8)
-    cast(x, largest, rows, columns if transposes else rows, inverse, *x.shape)
+    cast = Launch(cast_kernel, choose_grid(height, width), constants, warps=8)
+    cast(x, largest, rows, columns if transposes else rows, inverse, height, width)
     return rows, columns, inverse
 
 
