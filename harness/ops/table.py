@@ -99,6 +99,7 @@ TABLE: dict[str, dict[str, str]] = {
     "feed_forward": {
         "torch": "harness.ops.feed_forward:feed_forward",
         "triton": "harness.ops.feed_forward_triton:feed_forward",
+        "apex": "harness.ops.feed_forward_apex:feed_forward",
         "te": "harness.ops.feed_forward_te:feed_forward",
         "scaled_mm": "harness.ops.feed_forward_scaled_mm:feed_forward",
     },

@@ -123,7 +123,10 @@ def test_apex_is_asked_for_what_the_operations_call(
     try:
         assert check_apex() == []
         said = capsys.readouterr().out
-        assert said == "apex unknown with amp_C, bnp, xentropy_cuda, fast_layer_norm\n"
+        assert (
+            said
+            == "apex unknown with amp_C, fused_dense_cuda, bnp, xentropy_cuda, fast_layer_norm\n"
+        )
         made["bnp"].add("bn_fwd_nhwc", 19)
         assert check_apex() == ["apex: bnp.bn_fwd_nhwc takes 19 arguments, 20 are given"]
         monkeypatch.setitem(sys.modules, "amp_C", None)
