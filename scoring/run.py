@@ -177,17 +177,18 @@ class Run:
     def convergence_point(self) -> float | None:
         """Give the point of the convergence test: epochs (ResNet) or samples (BERT).
 
-        It is the point of the last eval_accuracy or eval_error line in file order before
-        run_stop, rounded to three decimals; None for a run without success.
+        It is the point of the last eval_accuracy line in file order before run_stop, rounded to
+        three decimals; None for a run without success. The stock checker takes eval_error lines
+        too, which no check of the evaluations looks at: one of them could name a later point.
         Source: mlperf_logging/rcp_checker/rcp_checker.py, read_submission_file.
         """
         if self.status != "success" or self.stop is None:
             return None
-        lines = [*self.get_events("eval_accuracy"), *self.get_events("eval_error")]
+        lines = self.get_events("eval_accuracy")
         before = [event for event in lines if event.line < self.stop.line]
         if not before:
             return None
-        point = max(before, key=lambda event: event.line).metadata.get("epoch_num")
+        point = before[-1].metadata.get("epoch_num")
         return round(point, 3) if is_number(point) else None
 
     def remark(self, rule: str, message: str, place: Event | int | None = None) -> Finding:

@@ -223,7 +223,7 @@ def test_one_aborted_run_is_the_slowest_and_two_are_too_many(campaign, tmp_path)
     assert document["score"] is None
 
 
-def test_converging_too_fast_fails_the_convergence_test(campaign, tmp_path):
+def converge_in_31_epochs(campaign):
     campaign.runs.pop("bert")
     for index, run in enumerate(campaign.runs["resnet"]):
         place = next(i for i, x in enumerate(run) if x["metadata"].get("first_epoch_num") == 32)
@@ -231,11 +231,25 @@ def test_converging_too_fast_fails_the_convergence_test(campaign, tmp_path):
         del run[place:]
         run.find("eval_accuracy", -1)["value"] = (38_000 + index) / 50_000
         run.append({**stop, "time_ms": run[-1]["time_ms"] + 10})
+
+
+def test_converging_too_fast_fails_the_convergence_test(campaign, tmp_path):
+    converge_in_31_epochs(campaign)
     document = score(campaign.write(tmp_path)).describe()
     assert get_rules(document, "error") == {"rcp"}
     rcp = document["benchmarks"]["resnet"]["rcp"]
     assert (rcp["result"], rcp["mean"]) == ("fail", 31.0)
     assert document["benchmarks"]["resnet"]["latency_minutes_rcp_normalized"] is None
+
+
+def test_an_eval_error_moves_no_point_of_convergence(campaign, tmp_path):
+    converge_in_31_epochs(campaign)
+    for run in campaign.runs["resnet"]:
+        run.insert(-1, run.make("eval_error", 0.24, epoch_num=39))
+    document = score(campaign.write(tmp_path)).describe()
+    assert get_rules(document, "error") == {"rcp"}
+    rcp = document["benchmarks"]["resnet"]["rcp"]
+    assert (rcp["result"], rcp["mean"], rcp["stock_message"]) == ("fail", 31.0, "RCP found")
 
 
 def test_a_batch_beyond_all_reference_points_is_missing(campaign, tmp_path):
