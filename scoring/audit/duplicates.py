@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 
 from scoring.findings import Finding
-from scoring.run import Run
+from scoring.run import Evaluation, Run
 from scoring.submission import Result
 
 CURVE_LENGTH = 3
@@ -28,15 +28,27 @@ def _get_times(run: Run) -> Hashable | None:
     return (run.start.time_ms, run.stop.time_ms) if run.start and run.stop else None
 
 
+def _list_evaluations(run: Run) -> list[Evaluation]:
+    """Give the evaluations by time, each accuracy of a point once.
+
+    A copy is one also where its lines stand in another order, or one of them stands twice.
+    """
+    table: dict[tuple[float, float], Evaluation] = {}
+    for evaluation in sorted(run.evaluations, key=lambda e: (e.time_ms, e.point)):
+        table.setdefault((evaluation.point, evaluation.accuracy), evaluation)
+    return list(table.values())
+
+
 def _get_rhythm(run: Run) -> Hashable | None:
     """Give the times of the evaluations since run_start: a shifted copy keeps them."""
-    if run.start is None or len(run.evaluations) < CURVE_LENGTH:
+    evaluations = _list_evaluations(run)
+    if run.start is None or len(evaluations) < CURVE_LENGTH:
         return None
-    return tuple(e.time_ms - run.start.time_ms for e in run.evaluations)
+    return tuple(e.time_ms - run.start.time_ms for e in evaluations)
 
 
 def _get_curve(run: Run) -> Hashable | None:
-    accuracies = tuple(evaluation.accuracy for evaluation in run.evaluations)
+    accuracies = tuple(evaluation.accuracy for evaluation in _list_evaluations(run))
     return accuracies if len(accuracies) >= CURVE_LENGTH else None
 
 

@@ -60,14 +60,30 @@ def check_time_order(result: Result) -> Iterator[Finding]:
 
 
 def check_cadence(result: Result) -> Iterator[Finding]:
-    """Refuse evaluations at other points than the rules ask for."""
+    """Refuse evaluations at other points than the rules ask for, or more than one at a point."""
     for run in result.runs:
         if not run.evaluations:
             continue
-        if result.benchmark == "resnet":
-            yield from _check_epochs(result, run)
-        else:
-            yield from _check_samples(result, run)
+        check = _check_epochs if result.benchmark == "resnet" else _check_samples
+        found = list(check(result, run))
+        yield from found or _find_repeats(run)
+
+
+def _find_repeats(run: Run) -> Iterator[Finding]:
+    """Report a point with two accuracies: one model has one, so it was not the same model.
+
+    The same accuracy again is the line of another rank.
+    """
+    accuracies: dict[float, float] = {}
+    for evaluation in run.evaluations:
+        first = accuracies.setdefault(evaluation.point, evaluation.accuracy)
+        if evaluation.accuracy != first:
+            message = (
+                f"the point {evaluation.point:.10g} is evaluated twice, "
+                f"with {first:g} and {evaluation.accuracy:g}: one evaluation at each is asked for"
+            )
+            yield run.remark(f"cadence-{run.benchmark}", message, evaluation.event)
+            return
 
 
 def _check_epochs(result: Result, run: Run) -> Iterator[Finding]:

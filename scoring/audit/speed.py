@@ -45,7 +45,11 @@ def compute_samples_per_second(run: Run) -> float | None:
 
 
 def check_stretches(result: Result) -> Iterator[Finding]:
-    """Report one interval between evaluations that is much faster than the run's median."""
+    """Report one interval up to an evaluation that is much faster than the run's median.
+
+    The first interval, from run_start, is no part of the median: it holds what starts slowly. Too
+    fast, it was trained in part before the clock ran.
+    """
     if not result.profile.speed_checks:
         return
     limit = STRETCH_LIMIT[result.benchmark]
@@ -59,6 +63,9 @@ def check_stretches(result: Result) -> Iterator[Finding]:
         if len(rates) < 2:
             continue
         usual = median(rate for rate, _ in rates)
+        first_ms = points[0].time_ms - run.start.time_ms if run.start else 0
+        if first_ms > 0:
+            rates.append((points[0].point / first_ms, points[0]))
         fastest, evaluation = max(rates, key=lambda pair: pair[0])
         if usual > 0 and fastest > limit * usual:
             message = (

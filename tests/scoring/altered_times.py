@@ -51,6 +51,26 @@ def shifted_copy_with_other_accuracies(c):
     c.runs["bert"][3] = run
 
 
+def copy_shifted(c):
+    run = copy.deepcopy(c.runs["bert"][1])
+    run.find("seed")["value"] = 77
+    run.shift(86_400_000)
+    c.runs["bert"][3] = run
+    return run
+
+
+def copy_with_lines_in_another_order(c):
+    run = copy_shifted(c)
+    one, other = run.find("eval_accuracy", 5), run.find("eval_accuracy", 6)
+    places = run.index(one), run.index(other)
+    run[places[0]], run[places[1]] = other, one
+
+
+def copy_with_a_line_repeated(c):
+    run = copy_shifted(c)
+    run.insert_after("eval_accuracy", copy.deepcopy(run.find("eval_accuracy", 5)), place=5)
+
+
 def evaluation_after_stop(c):
     run = c.runs["bert"][6]
     run.find("eval_accuracy", 16)["time_ms"] += 69 * MINUTE_MS
@@ -84,6 +104,16 @@ def evaluate_every_epoch_at_the_end(c):
 def skip_an_evaluation(c):
     run = c.runs["resnet"][0]
     run.remove(run.find("eval_accuracy", 4))
+
+
+def evaluates_a_point_again(benchmark):
+    def alter(c):
+        run = c.runs[benchmark][2]
+        line = copy.deepcopy(run.find("eval_accuracy", 8))
+        line.update(value=line["value"] - 0.002, time_ms=line["time_ms"] - 300)
+        run.insert_after("eval_accuracy", line, place=7)
+
+    return alter
 
 
 def bert_points(step):
@@ -147,6 +177,15 @@ def fast_stretch(c):
     gain = 14_000
     for line in run[run.index(run.find("eval_start", 9)) :]:
         line["time_ms"] -= gain
+
+
+def trains_before_the_clock(c):
+    run = c.runs["bert"][1]
+    gain = 25_000
+    for line in run[: run.index(run.find("run_start")) + 1]:
+        line["time_ms"] += gain
+    for key in ("eval_samples", "epoch_start", "block_start"):
+        run.find(key)["time_ms"] += gain
 
 
 def fast_run(c):
@@ -223,12 +262,18 @@ ALTERATIONS = [
     ("same-run-twice", same_run),
     ("same-curve-twice", same_curve),
     ("same-run-twice", shifted_copy_with_other_accuracies),
+    ("same-curve-twice", copy_with_lines_in_another_order),
+    ("same-run-twice", copy_with_lines_in_another_order),
+    ("same-curve-twice", copy_with_a_line_repeated),
+    ("same-run-twice", copy_with_a_line_repeated),
     ("eval-outside-run", evaluation_after_stop),
     ("eval-outside-run", evaluation_before_start),
     ("work-before-run-start", epochs_before_start),
     ("cadence-resnet", evaluate_late),
     ("cadence-resnet", evaluate_every_epoch_at_the_end),
     ("cadence-resnet", skip_an_evaluation),
+    ("cadence-resnet", evaluates_a_point_again("resnet")),
+    ("cadence-bert", evaluates_a_point_again("bert")),
     ("cadence-bert", bert_points(175_000)),
     ("cadence-bert", bert_points(140_000)),
     ("cadence-bert", bert_skips_one),
@@ -241,6 +286,7 @@ ALTERATIONS = [
     ("target-reached-not-success", target_without_success),
     ("epoch-clock", epoch_clock),
     ("fast-stretch", fast_stretch),
+    ("fast-stretch", trains_before_the_clock),
     ("fast-run", fast_run),
     ("clock-back", clock_back),
     ("runs-overlap", overlap),
