@@ -64,7 +64,13 @@ class Submission:
 
 def read_count(system: dict[str, Any] | None, key: str) -> int | None:
     """Read a positive whole number that a system description gives as text or number."""
-    value = system.get(key) if system else None
+    return parse_count(system.get(key)) if system else None
+
+
+def parse_count(value: Any) -> int | None:
+    """Take a positive whole number, given as text or number; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     match = re.fullmatch(r"\s*(\d{1,6})\s*", text, re.ASCII)
     return int(match.group(1)) or None if match else None

@@ -10,7 +10,7 @@ from typing import Any
 from scoring.findings import Finding, quote
 from scoring.log import Event
 from scoring.run import Run
-from scoring.submission import SYSTEM_FILE, Result, read_count
+from scoring.submission import SYSTEM_FILE, Result, parse_count, read_count
 
 NODES_KEY = "number_of_nodes"
 # "4xfast" counts nodes; "64 x NVIDIA A100" counts accelerators.
@@ -24,13 +24,21 @@ def check_nodes(result: Result) -> Iterator[Finding]:
     if asked and described and described != asked:
         message = f"the system description has {described} nodes; {asked} are asked for"
         yield Finding("node-count", message, result.benchmark, SYSTEM_FILE)
+    stated = (result.system or {}).get(NODES_KEY)
+    if asked and described is None and stated not in (None, ""):
+        message = (
+            f"{NODES_KEY} of the system description is {quote(stated)}: "
+            f"state the number alone; {asked} nodes are asked for"
+        )
+        yield Finding("node-count", message, result.benchmark, SYSTEM_FILE)
     for run in result.runs:
         counts = list(_find_counts(run, count_hosts=not result.profile.demonstration))
-        wanted = asked or described or (counts[0][1] if counts else None)
+        wanted = asked or described or next((count for _, count, _ in counts if count), None)
         wrong = next((item for item in counts if item[1] != wanted), None)
         if wrong:
             source, count, line = wrong
-            message = f"{source} {count} nodes; {wanted} expected"
+            shown = "no number of" if count is None else count
+            message = f"{source} {shown} nodes; {wanted} expected"
             yield run.remark("node-count", message, line)
         if asked and not counts and not described and run.log.events:
             if result.profile.demonstration:
@@ -39,8 +47,8 @@ def check_nodes(result: Result) -> Iterator[Finding]:
             yield run.remark("node-count", message, run.get_last("submission_platform"))
 
 
-def _find_counts(run: Run, count_hosts: bool) -> Iterator[tuple[str, int, int]]:
-    """Give what a log says of nodes: in words, the count, the line.
+def _find_counts(run: Run, count_hosts: bool) -> Iterator[tuple[str, int | None, int]]:
+    """Give what a log says of nodes: in words, the count (None: none can be read), the line.
 
     count_hosts: False where ranks on one machine stand for nodes.
     """
@@ -54,14 +62,9 @@ def _find_counts(run: Run, count_hosts: bool) -> Iterator[tuple[str, int, int]]:
         if count:
             yield ":::SYSJSON says", count, line
     for event in run.get_events(NODES_KEY):
-        if _is_count(event.value):
-            yield f"{NODES_KEY} says", event.value, event.line
+        yield f"{NODES_KEY} {quote(event.value, 40)} says", parse_count(event.value), event.line
         if count_hosts and "hosts" in event.metadata:
             yield "the hosts listed are", len(_get_hosts(event)), event.line
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _get_hosts(event: Event) -> frozenset[str]:
@@ -76,13 +79,13 @@ def _get_hosts(event: Event) -> frozenset[str]:
 def check_counts_same(result: Result) -> Iterator[Finding]:
     """Refuse runs of one result on different numbers of nodes."""
     events = [(run, run.get_last(NODES_KEY)) for run in result.runs]
-    counts = [(run, event) for run, event in events if event and _is_count(event.value)]
-    if len({event.value for _, event in counts}) < 2:
+    counts = [(run, event, parse_count(event.value)) for run, event in events if event]
+    if len({count for _, _, count in counts}) < 2:
         return
-    usual = Counter(event.value for _, event in counts).most_common(1)[0][0]
-    for run, event in counts:
+    usual = Counter(count for _, _, count in counts).most_common(1)[0][0]
+    for run, event, count in counts:
         # Where a number is asked for, check_nodes has named the runs that have another.
-        if event.value != usual and not result.profile.nodes:
+        if count != usual and not result.profile.nodes:
             message = f"{NODES_KEY} is {quote(event.value)} here, {quote(usual)} in other runs"
             yield run.remark("node-count", message, event)
 

@@ -109,6 +109,31 @@ def test_one_machine_may_stand_for_four_nodes_in_the_demonstration_alone(demonst
     assert len(get_named_runs(real, "node-count")) == 15
 
 
+@pytest.mark.parametrize("stated", ["8 nodes", "0", True, ["4"], 4.5])
+def test_procurement_wants_the_described_nodes_as_a_number(campaign, tmp_path, stated):
+    campaign.system["number_of_nodes"] = stated
+    found = audit(campaign, tmp_path, "lp2bm")
+    assert [(f.rule, f.file) for f in found] == [("node-count", "system.json")] * 2
+    assert "state the number alone" in found[0].message
+
+
+@pytest.mark.parametrize("value", ["8", 8.0, "eight", None, True, [4]])
+def test_a_node_count_of_another_kind_counts(campaign, tmp_path, value):
+    list_hosts(campaign)
+    for run in campaign.runs["bert"]:
+        run.find("number_of_nodes")["value"] = value
+    found = audit(campaign, tmp_path, "lp2bm")
+    assert len(get_named_runs(found, "node-count")) == len(found) == 10
+
+
+def test_node_counts_may_be_text(campaign, tmp_path):
+    campaign.system["number_of_nodes"] = 4.0
+    list_hosts(campaign)
+    for run in campaign.runs["bert"]:
+        run.find("number_of_nodes")["value"] = "4"
+    assert audit(campaign, tmp_path, "lp2bm") == []
+
+
 def test_accelerators_in_the_platform_are_no_nodes(campaign, tmp_path):
     set_all(campaign, "bert", "submission_platform", "64 x NVIDIA A100")
     assert audit(campaign, tmp_path, "mlperf") == []
@@ -125,6 +150,14 @@ def test_a_name_of_two_lines_makes_no_message_of_two(campaign, tmp_path):
     assert {"same-run-twice", "file-names"} <= {finding.rule for finding in found}
     assert any("result_" in f.message and "u{a}" in f.message for f in found)
     assert all(finding.message.isprintable() for finding in found)
+
+
+def test_another_rank_may_log_the_same_accuracy(campaign, tmp_path):
+    for place in (3, 8):
+        run = campaign.runs["resnet"][place // 4]
+        line = run.find("eval_accuracy", place)
+        run.insert_after("eval_accuracy", dict(line, time_ms=line["time_ms"] + 1), place=place)
+    assert audit(campaign, tmp_path) == []
 
 
 def test_prefixed_and_interleaved_lines_are_read(campaign, tmp_path):
