@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ def write_atomically(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
 
     mode: "w" (UTF-8, LF line ends) or "wb". The data is on the disk before the rename, and on any
     error the temporary file is removed and an earlier file of that name stays as it was.
-    Raises OSError as open, write and rename do.
+    Raises OSError as open, write and rename do, and for what must not be replaced, as a device.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise FileExistsError(errno.EEXIST, "It is no regular file", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     text = {"encoding": "utf-8", "newline": "\n"} if "b" not in mode else {}
     try:

@@ -17,10 +17,12 @@ def write_atomically(path: Path, option: str = "--output") -> Iterator[IO[bytes]
     """Open a file that gets its name when the block ends well, and vanishes when it does not.
 
     option: what the user named the file with. Raises InputError where its folder does not exist,
-    and where it is a folder itself.
+    and where it is a folder itself or something else that must not be replaced, as a device.
     """
     if path.is_dir():
         raise InputError(f"{option} {path}: is a folder: name a file")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{option} {path}: is no regular file: name one, or a new name")
     if not path.parent.is_dir():
         raise InputError(f"{option} {path}: no such folder: make {path.parent} first")
     with tempfile.NamedTemporaryFile(

@@ -74,6 +74,15 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_a_device_is_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(FileExistsError, match="no regular file"), write_atomically(pipe) as file:
+        file.write("x")
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
 def test_an_error_about_another_file_is_left_alone(tmp_path: Path) -> None:
     other = tmp_path / "other"
     with pytest.raises(FileNotFoundError) as caught, write_atomically(tmp_path / "file"):

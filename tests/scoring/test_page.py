@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
+import os
 import re
+import stat
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -12,6 +14,7 @@ from scoring.__main__ import main
 from scoring.commands.report import write_report
 from scoring.exits import InputError
 from scoring.explanation import load_explanations
+from scoring.files import write_atomically
 from scoring.profile import load_profile
 from scoring.report.page import write_page
 from scoring.score import score_folder
@@ -195,6 +198,20 @@ def test_the_command_writes_whole_files(campaign, tmp_path):
     assert [path.name for path in tmp_path.glob(".*")] == []
     with pytest.raises(InputError, match="no such folder"):
         write_report(None, tmp_path / "no" / "report.html")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_the_page_replaces_nothing_but_files(tmp_path, linked):
+    os.mkfifo(tmp_path / "pipe")
+    output = tmp_path / "link" if linked else tmp_path / "pipe"
+    if linked:
+        output.symlink_to("pipe")
+    refused = pytest.raises(InputError, match=r"--output .* is no regular file")
+    with refused, write_atomically(output) as file:
+        file.write(b"page")
+    assert stat.S_ISFIFO(output.stat().st_mode)
+    assert output.is_symlink() is linked
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_an_invalid_result_is_reported_with_status_1(campaign, tmp_path):
