@@ -140,7 +140,7 @@ def check_status(result: Result) -> Iterator[Finding]:
         passed = run.first_pass
         if run.ends_below_target:
             last = run.evaluations_by_time[-1]
-            message = f"status success, but the last accuracy is {last.accuracy:g}, target {target}"
+            message = f"status success, but the last accuracy is {last.accuracy!r}, target {target}"
             yield run.remark("success-below-target", message, last.event)
         if passed and run.stop and run.status != "success":
             message = f"the target was reached, but the status is {quote(run.status)}"

@@ -152,6 +152,18 @@ def test_a_name_of_two_lines_makes_no_message_of_two(campaign, tmp_path):
     assert all(finding.message.isprintable() for finding in found)
 
 
+def test_an_accelerator_without_published_figures_may_be_fast(campaign, tmp_path):
+    campaign.system["accelerator_model_name"] = "Unheard-of 9"
+    campaign.system["accelerators_per_node"] = "1"
+    assert {finding.rule for finding in audit(campaign, tmp_path)} == set()
+
+
+def test_an_accuracy_just_below_the_target_is_shown_whole(campaign, tmp_path):
+    campaign.runs["resnet"][1].find("eval_accuracy", 8)["value"] = 0.7589999999
+    found = [f for f in audit(campaign, tmp_path) if f.rule == "success-below-target"]
+    assert "0.7589999999, target 0.759" in found[0].message
+
+
 def test_another_rank_may_log_the_same_accuracy(campaign, tmp_path):
     for place in (3, 8):
         run = campaign.runs["resnet"][place // 4]
