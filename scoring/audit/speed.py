@@ -160,7 +160,7 @@ def find_published(accelerator: str, benchmark: str) -> float | None:
 
 def _find_highest(benchmark: str) -> float:
     """Find the highest published samples/s of any accelerator."""
-    return max(row[benchmark] for row in _load_published() if benchmark in row)
+    return max(float(row[benchmark]) for row in _load_published() if benchmark in row)
 
 
 def check_plausibility(result: Result) -> Iterator[Finding]:
