@@ -1,9 +1,10 @@
 """FLOPs, bytes and communication of BERT-large's step with fused operations, counted on shapes.
 
-`python -m perf.bert_operations --what flops|bytes|eager|communication` builds the trainer's model
-on tensors without memory, with the operations that a GPU would be given, and counts what is
-dispatched. Attention is torch's own flash-attention operator in both of any two that are compared,
-but for `eager`, whose peer is the encoder of Hugging Face's transformers, filled to the longest.
+`python -m perf.bert_operations --what flops|bytes|eager|communication [--config FILE]` builds the
+trainer's model on tensors without memory, with the operations that the configuration names, and
+counts what is dispatched. The definitions that they are compared with have torch's own
+flash-attention operator; the peer of `eager` is the encoder of Hugging Face's transformers, filled
+to the longest.
 """
 
 from __future__ import annotations
@@ -38,18 +39,6 @@ CONFIG = ROOT / "bert" / "configs" / "h200_4x8.toml"
 META, CPU = torch.device("meta"), torch.device("cpu")
 DEFINITIONS = dict.fromkeys(Operations.__dataclass_fields__, "torch")
 PLAIN = DEFINITIONS | {"varlen_attention": "flash"}
-FUSED = PLAIN | {
-    "embedding": "triton",
-    "query_key_value": "triton",
-    "feed_forward": "triton",
-    "bias_gelu": "triton",
-    "layer_norm": "triton",
-    "dropout_add_layer_norm": "triton",
-    "vocabulary_logits": "padded",
-    "masked_cross_entropy": "triton",
-}
-FLOAT8 = FUSED | dict.fromkeys(("linear", "query_key_value", "feed_forward"), "scaled_mm")
-PROVIDERS = {"plain": PLAIN, "fused": FUSED, "float8": FLOAT8}
 # FLOPs of these are counted from the sequences' lengths, which shapes do not tell.
 ATTENTION = ("_flash_attention_forward", "_flash_attention_backward")
 # MLPerf's set: 4.04e10 of 8.02e10 tokens at 512 are padding (training_results_v4.0, NVIDIA,
@@ -154,16 +143,16 @@ def count_flops(config: bert.config.Config, providers: dict[str, str], forward: 
     return Flops(*(float(part) for part in parts), square)
 
 
-def measure_flops(config: bert.config.Config, providers: str, as_json: bool) -> None:
+def measure_flops(config: bert.config.Config, as_json: bool) -> None:
     """Print FLOPs a mean sequence, un-padded, beside those of one filled to the longest."""
     longest = config.input.max_sequence_length
     subset, whole = (
-        count_flops(config, PROVIDERS[providers], forward) for forward in (run_subset, run_whole)
+        count_flops(config, config.operations, forward) for forward in (run_subset, run_whole)
     )
     mean = (MEAN_TOKENS, MEAN_SQUARE, MEAN_MASKED)
     ours, peer = subset.sum_up(*mean), whole.sum_up(longest, longest**2, MEAN_MASKED)
     Comparison(
-        what=f"BERT step, un-padded, {providers} operations",
+        what="BERT step, un-padded, operations as configured",
         unit="FLOP/sequence",
         ours=ours,
         peer_name=f"filled to {longest}, last layer whole",
@@ -176,13 +165,11 @@ def measure_flops(config: bert.config.Config, providers: str, as_json: bool) -> 
     ).show(as_json)
 
 
-def measure_bytes(
-    config: bert.config.Config, sequences: int, providers: str, as_json: bool
-) -> None:
+def measure_bytes(config: bert.config.Config, sequences: int, as_json: bool) -> None:
     """Print bytes a token beside those of the definitions with the same attention."""
     batch = make_synthetic_batch(config, sequences, CPU)
     tokens = batch.input_ids.numel()
-    ours = count_step(config, batch, PROVIDERS[providers], run_subset)
+    ours = count_step(config, batch, config.operations, run_subset)
     plain = count_step(config, batch, PLAIN, run_subset)
     total, peer = (sum(each.bytes.values()) / tokens for each in (ours, plain))
     if not as_json:
@@ -191,7 +178,7 @@ def measure_bytes(
                 f"  {name:32} {ours.operations[name]:6,} times {moved / tokens:14,.0f} bytes/token"
             )
     Comparison(
-        what=f"BERT step, {providers} operations",
+        what="BERT step, operations as configured",
         unit="bytes/token",
         ours=total,
         peer_name="definitions, same attention",
@@ -231,19 +218,17 @@ def count_eager_encoder(config: bert.config.Config, sequences: int) -> Count:
     return count(lambda: encoder(hidden, attention_mask=mask)[0].sum().backward())
 
 
-def measure_eager(
-    config: bert.config.Config, sequences: int, providers: str, as_json: bool
-) -> None:
+def measure_eager(config: bert.config.Config, sequences: int, as_json: bool) -> None:
     """Print bytes a mean sequence beside those of an encoder that is padded and not fused."""
     longest = config.input.max_sequence_length
     batch = make_synthetic_batch(config, sequences, CPU)
     tokens = batch.input_ids.numel()
-    step = count_step(config, batch, PROVIDERS[providers], run_subset)
+    step = count_step(config, batch, config.operations, run_subset)
     eager = count_eager_encoder(config, sequences)
     ours = sum(step.bytes.values()) / tokens * MEAN_TOKENS
     peer = sum(eager.bytes.values()) / sequences
     Comparison(
-        what=f"BERT step, un-padded, {providers} operations, heads included",
+        what="BERT step, un-padded, operations as configured, heads included",
         unit="bytes/sequence",
         ours=ours,
         peer_name=f"transformers' encoder alone, eager, filled to {longest}",
@@ -258,7 +243,7 @@ def measure_eager(
 
 def measure_communication(config: bert.config.Config, as_json: bool) -> None:
     """Print the bytes of gradients that one step averages over the ranks, and its buckets."""
-    parameters = make_model(config, FUSED)[2]
+    parameters = make_model(config, config.operations)[2]
     pools = [
         {
             "dtype": str(pool.dtype).removeprefix("torch."),
@@ -283,7 +268,6 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--what", choices=("flops", "bytes", "eager", "communication"), default="bytes"
     )
-    parser.add_argument("--providers", choices=("plain", "fused", "float8"), default="fused")
     parser.add_argument("--config", type=Path, default=CONFIG, help="default: bert's h200_4x8.toml")
     parser.add_argument(
         "--sequences", type=int, default=96, help="a rank's, for bytes and eager (default: 96)"
@@ -295,11 +279,11 @@ def main(arguments: Sequence[str]) -> int:
     if options.what == "communication":
         measure_communication(config, options.json)
     elif options.what == "flops":
-        measure_flops(config, options.providers, options.json)
+        measure_flops(config, options.json)
     elif options.what == "eager":
-        measure_eager(config, options.sequences, options.providers, options.json)
+        measure_eager(config, options.sequences, options.json)
     else:
-        measure_bytes(config, options.sequences, options.providers, options.json)
+        measure_bytes(config, options.sequences, options.json)
     return GOOD
 
 

@@ -42,7 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_SAMPLES = {"resnet": 102, "bert": 8}
 CPU = torch.device("cpu")
 # Operations whose inputs and outputs a perfect fusion of everything else would still move.
-MATRIX = ("convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm")
+MATRIX = ("convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm", "_scaled_mm")
 
 
 @dataclasses.dataclass

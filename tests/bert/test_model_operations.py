@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from bert.config import Config
 from bert.model import Batch, BertForPretraining, Operations, pretraining_loss
+from harness.config import load_config
 from harness.ops import resolve_operations
 from harness.parameters import FlatParameters
 from tests.bert.test_model import TINY, make_sequences, pack
@@ -19,19 +22,18 @@ from tests.harness.ops.conftest import rounded_interpretation  # noqa: F401  a f
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in exp")
 
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = dataclasses.replace(TINY, hidden_size=256, intermediate_size=320)
 PLAIN = dict.fromkeys(Operations.__dataclass_fields__, "torch")
-FUSED = PLAIN | {
-    "embedding": "triton",
-    "query_key_value": "triton",
-    "feed_forward": "triton",
-    "bias_gelu": "triton",
-    "layer_norm": "triton",
-    "dropout_add_layer_norm": "triton",
-    "vocabulary_logits": "padded",
-    "masked_cross_entropy": "triton",
-}
-FLOAT8 = FUSED | dict.fromkeys(("linear", "query_key_value", "feed_forward"), "scaled_mm")
+
+
+def load_providers(name: str) -> dict[str, str]:
+    """The operations of a shipped configuration, as far as a CPU can interpret them."""
+    config = load_config(ROOT / "bert" / "configs" / f"{name}.toml", Config)
+    return config.operations | {"varlen_attention": "torch"}
+
+
+FUSED, FLOAT8 = load_providers("h200_4x8"), load_providers("h200_4x8_fp8")
 
 
 def make_model(

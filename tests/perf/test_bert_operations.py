@@ -18,7 +18,7 @@ def config() -> bert.config.Config:
 
 def test_flops_of_a_mean_sequence_are_the_derived_ones(config: bert.config.Config) -> None:
     moments = (counts.MEAN_TOKENS, counts.MEAN_SQUARE, counts.MEAN_MASKED)
-    layers = counts.count_flops(config, counts.FUSED, counts.run_whole)
+    layers = counts.count_flops(config, config.operations, counts.run_whole)
     whole = layers.sum_up(*moments)
     # 6 FLOPs a weight of the 24 layers and token, 294,912 L^2 of attention, 194 M a masked token
     weights = 24 * 12 * 1024**2
@@ -26,7 +26,7 @@ def test_flops_of_a_mean_sequence_are_the_derived_ones(config: bert.config.Confi
     assert whole == pytest.approx(by_hand, rel=1e-3)
     assert whole == pytest.approx(0.497e12, rel=2e-3)
     assert 1.005e12 < layers.sum_up(512.0, 512.0**2, counts.MEAN_MASKED) < 1.02e12
-    subset = counts.count_flops(config, counts.FUSED, counts.run_subset).sum_up(*moments)
+    subset = counts.count_flops(config, config.operations, counts.run_subset).sum_up(*moments)
     # What follows attention in one of 24 layers, 3/4 of it, for the tokens that no head reads.
     unread = moments[0] - moments[2] - 1
     assert whole - subset == pytest.approx(6 * weights / 24 * 9 / 12 * unread, rel=2e-3)
@@ -34,7 +34,7 @@ def test_flops_of_a_mean_sequence_are_the_derived_ones(config: bert.config.Confi
 
 def test_fused_operations_move_little_beside_the_products(config: bert.config.Config) -> None:
     batch = counts.make_shapes(4096, 624, 16)
-    fused = counts.count_step(config, batch, counts.FUSED, counts.run_subset)
+    fused = counts.count_step(config, batch, config.operations, counts.run_subset)
     plain = counts.count_step(config, batch, counts.PLAIN, counts.run_subset)
     assert fused.operations["harness::layer_norm_forward"] == 49  # 48, and the head's
     assert fused.operations["harness::bias_gelu_forward"] == 25
@@ -54,13 +54,12 @@ def test_fused_operations_move_little_beside_the_products(config: bert.config.Co
     assert sum(fused.operations.values()) < 0.6 * sum(plain.operations.values())
 
 
-def test_fp8_takes_one_product_of_four_layers_forward_and_two_backward(
-    config: bert.config.Config,
-) -> None:
-    counted = counts.count_step(
-        config, counts.make_shapes(4096, 624, 16), counts.FLOAT8, counts.run_subset
-    )
+def test_fp8_takes_one_product_of_four_layers_forward_and_two_backward() -> None:
+    config = load_config(counts.CONFIG.with_stem("h200_4x8_fp8"), bert.config.Config)
+    batch = counts.make_shapes(4096, 624, 16)
+    counted = counts.count_step(config, batch, config.operations, counts.run_subset)
     assert counted.operations["_scaled_mm"] == 24 * 4 * 3
+    assert counted.matrix_bytes > counted.bytes["_scaled_mm"] > 0.25 * sum(counted.bytes.values())
     # Of activations, weights and gradients, but for GELU's and the three of attention, which are
     # cast where they are made or put together.
     assert counted.operations["harness::cast_float8"] == 24 * (4 * 3 - 3)
