@@ -23,6 +23,7 @@ from scoring.package.layout import (
     locate_source,
     make_folder_name,
 )
+from scoring.package.source import NEEDED, is_delivered
 from scoring.rules import BENCHMARKS
 
 _SINGLE_FILES = (
@@ -42,6 +43,8 @@ def check_files(material: Material) -> Check:
         *_check_submitter(material, manifest),
         *_compare(material, manifest),
         *_check_places(material),
+        *_check_sources(material),
+        *_check_numbers(material),
     ]
     size = sum(entry.bytes for entry in manifest.files.values())
     good = (
@@ -81,6 +84,36 @@ def _check_places(material: Material) -> Iterator[Finding]:
     for path in (*_NEEDED, locate_description(material.system)):
         if path not in material.package.files:
             yield Finding("package-files", "a package needs this file", file=path)
+
+
+def _check_sources(material: Material) -> Iterator[Finding]:
+    """Report a source that lacks what a rerun needs, or holds what none of this kit holds."""
+    for benchmark in BENCHMARKS:
+        paths = material.list_source(benchmark)
+        for path in paths:
+            if not is_delivered(path):
+                place = material.locate_source_file(benchmark, path)
+                message = "no source of this kit holds such a file: remove it"
+                yield Finding("package-files", message, benchmark, place)
+        for name in NEEDED:
+            if not any(path == name or path.startswith(f"{name}/") for path in paths):
+                place = material.locate_source_file(benchmark, name)
+                yield Finding(
+                    "package-files", "a package needs this of the source", benchmark, place
+                )
+
+
+def _check_numbers(material: Material) -> Iterator[Finding]:
+    """Report a number among the logs that is missing: a run may have been left out."""
+    for benchmark in BENCHMARKS:
+        folder = f"{locate_results(material.system)}/{benchmark}/"
+        names = [path.removeprefix(folder) for path in material.package.files]
+        numbers = {get_log_number(name) for name in names} - {None}
+        missing = next((n for n in range(len(numbers)) if n not in numbers), None)
+        if missing is not None:
+            message = "missing, while there are later runs: every run's log belongs here"
+            place = f"{folder}result_{missing}.txt"
+            yield Finding("package-files", message, benchmark, place)
 
 
 def _has_place(path: str, system: str) -> bool:

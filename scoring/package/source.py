@@ -39,7 +39,7 @@ FILES = {
         )
     },
 }
-NEEDED = ("harness", "resnet", "bert", "run_and_time.sh", "pyproject.toml")
+NEEDED = ("harness", "resnet", "bert", "run_and_time.sh", "pyproject.toml", "LICENSE")
 _TEXTS = ".md .txt .json .csv .html .css .svg .png"
 _CODE = ".py .pyi .sh .sbatch .c .cc .cpp .cu .cuh .h .hpp .cmake .patch .diff"
 _SETTINGS = ".toml .in .lock .def .yaml .yml .cfg .ini"
@@ -119,9 +119,20 @@ def hash_benchmark_sources(files: Mapping[str, bytes]) -> dict[str, str]:
     return {benchmark: hash_sources(files, ("harness", benchmark)) for benchmark in BENCHMARKS}
 
 
+def is_delivered(path: str) -> bool:
+    """Say whether a file may stand at this path, from the kit's root, in a package's source.
+
+    What the logged hash does not cover must not take the place of what it does: Python imports
+    harness/ranks.so before harness/ranks.py, and a folder torch/ beside it before the library.
+    """
+    return path in FILES.values() if "/" not in path else _is_allowed(path)
+
+
 def _is_allowed(path: str) -> bool:
     if "/" not in path:
         return path in FILES
+    if path.partition("/")[0] not in FOLDERS:
+        return False
     name = PurePosixPath(path)
     if any(_MADE.fullmatch(part) for part in name.parts) or not is_package_path(path):
         return False

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from scoring.exits import InputError
-from scoring.package.source import ROOT, hash_sources, read_source
+from scoring.package.source import ROOT, hash_sources, is_delivered, read_source
 from tests.scoring.package_campaign import KIT, write_files
 
 
@@ -59,6 +59,7 @@ def test_every_file_of_this_kit_is_delivered():
     delivered = set(read_source(ROOT).files)
     assert there <= delivered
     assert not any("__pycache__" in path or path.startswith("results/") for path in delivered)
+    assert all(map(is_delivered, delivered))
 
 
 @pytest.mark.parametrize(
@@ -82,6 +83,12 @@ def test_links_and_pipes(kit, tmp_path):
     (kit / "harness/more.py").unlink()
     os.mkfifo(kit / "harness/pipe.py")
     with pytest.raises(InputError, match="no regular file"):
+        read_source(kit)
+
+
+def test_a_kit_without_licence(kit):
+    (kit / "LICENSE").unlink()
+    with pytest.raises(InputError, match=r"holds no LICENSE: .*--source"):
         read_source(kit)
 
 

@@ -421,6 +421,47 @@ def test_a_source_file_more_or_less(tampered):
     }
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "harness/ranks.so",
+        "harness/__pycache__/gradients.cpython-311.pyc",
+        "torch/__init__.py",
+        "usercustomize.py",
+        "resnet/weights.pkl",
+        "data/images.rec",
+        "dockerignore",
+    ],
+)
+def test_a_source_file_that_no_package_delivers(tampered, path):
+    tampered.write(SOURCE.format("bert", path), "")
+    tampered.list_again()
+    findings = verify(tampered.package)["findings"]
+    assert [(f["rule"], f["file"]) for f in findings] == [
+        ("package-files", SOURCE.format("bert", path))
+    ]
+    assert "remove it" in findings[0]["message"]
+
+
+@pytest.mark.parametrize("path", ["LICENSE", "run_and_time.sh", "pyproject.toml"])
+def test_a_source_without_what_a_rerun_needs(tampered, path):
+    tampered.remove(SOURCE.format("resnet", path))
+    tampered.list_again()
+    findings = verify(tampered.package)["findings"]
+    assert [(f["rule"], f["file"]) for f in findings] == [
+        ("package-files", SOURCE.format("resnet", path))
+    ]
+
+
+def test_a_run_left_out(tampered):
+    log = tampered.folder / BERT_LOG.format(9)
+    log.rename(log.with_name("result_12.txt"))
+    tampered.replace("score.json", "bert/result_9.txt", "bert/result_12.txt")
+    tampered.list_again()
+    findings = verify(tampered.package)["findings"]
+    assert [(f["rule"], f["file"]) for f in findings] == [("package-files", BERT_LOG.format(9))]
+
+
 def test_no_source(tampered):
     tampered.remove("benchmarks/bert")
     tampered.list_again()
