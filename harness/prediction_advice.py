@@ -62,7 +62,7 @@ def _change_machine(forecast: Forecast) -> Iterator[tuple[str, float]]:
     faster = replace(step, per_sample_seconds=step.per_sample_seconds / 1.1)
     yield "kernels 10 % faster", minutes(step=faster)
     leaner = replace(step, per_step_seconds=step.per_step_seconds / 2)
-    yield "half the fixed cost of a step (CUDA graph, fused optimizer)", minutes(step=leaner)
+    yield "half the fixed cost of a step (launches, update)", minutes(step=leaner)
     yield "half the time of evaluation", (total - terms.evaluation / 2) / 60
     if forecast.settings.gradient_format == "fp32":
         yield "gradients in 16 bit", _halve_gradients(forecast)

@@ -22,8 +22,10 @@ from harness.ops.float8_triton import (
     choose_grid,
     find_largest,
     find_scale,
+    find_tile,
     make_operand,
     store_cast,
+    store_inverse,
 )
 from harness.ops.kernels import (
     Launch,
@@ -82,16 +84,13 @@ def cast_kernel(
 ):
     """One tile a program: gelu(x + bias) scale in FP8, and the same transposed."""
     scale = find_scale(largest, limit, largest_scale, programs, searched)
-    row = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
-    column = tl.program_id(1) * tile_columns + tl.arange(0, tile_columns)
-    inside = (row < height)[:, None] & (column < width)[None, :]
+    row, column, inside = find_tile(height, width, tile_rows, tile_columns)
     place = row.to(tl.int64)[:, None] * width + column[None, :]
     b = tl.load(bias + column, column < width, other=0.0).to(tl.float32)
     z = tl.load(x + place, inside, other=0.0).to(tl.float32) + b[None, :]
     value = z * find_gate(z) * scale
     store_cast(value, rows, columns, row, column, inside, height, width, transposes)
-    if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
-        tl.store(inverse, 1.0 / scale)
+    store_inverse(inverse, scale)
 
 
 @named_kernel
@@ -116,17 +115,14 @@ def cast_gradient_kernel(
 ):
     """One tile a program: the gradient of x in both layouts, and its sums for the bias."""
     scale = find_scale(largest, limit, largest_scale, programs, searched)
-    row = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
-    column = tl.program_id(1) * tile_columns + tl.arange(0, tile_columns)
-    inside = (row < height)[:, None] & (column < width)[None, :]
+    row, column, inside = find_tile(height, width, tile_rows, tile_columns)
     place = row.to(tl.int64)[:, None] * width + column[None, :]
     b = tl.load(bias + column, column < width, other=0.0).to(tl.float32)
     z = tl.load(x + place, inside, other=0.0).to(tl.float32) + b[None, :]
     dz = tl.load(grad + place, inside, other=0.0).to(tl.float32) * differentiate_gelu(z)
     store_cast(dz * scale, rows, columns, row, column, inside, height, width, transposes)
     tl.store(partials + tl.program_id(0) * width + column, tl.sum(dz, 0), column < width)
-    if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
-        tl.store(inverse, 1.0 / scale)
+    store_inverse(inverse, scale)
 
 
 def _find_largest_gelu(x: Tensor, bias: Tensor) -> Tensor:

@@ -21,8 +21,10 @@ from harness.ops.float8_triton import (
     choose_constants,
     choose_grid,
     find_scale,
+    find_tile,
     make_operand,
     store_cast,
+    store_inverse,
 )
 from harness.ops.joined_gradients_triton import check_gradients, plan
 from harness.ops.kernels import (
@@ -108,16 +110,13 @@ def cast_kernel(
     """One tile of one of the three a program: cast to its place in both layouts, and summed."""
     scale = find_scale(largest, limit, largest_scale, programs, searched)
     part = tl.program_id(2)
-    row = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
-    column = tl.program_id(1) * tile_columns + tl.arange(0, tile_columns)
-    inside = (row < height)[:, None] & (column < features)[None, :]
+    row, column, inside = find_tile(height, features, tile_rows, tile_columns)
     strides = (first_stride, second_stride, third_stride)
     value = load_part(first, second, third, *strides, part, row, column, inside)
     place, width = part * features + column, 3 * features
     store_cast(value * scale, rows, columns, row, place, inside, height, width, transposes)
     tl.store(partials + tl.program_id(0) * width + place, tl.sum(value, 0), column < features)
-    if (tl.program_id(0) == 0) & (tl.program_id(1) == 0) & (part == 0):
-        tl.store(inverse, 1.0 / scale)
+    store_inverse(inverse, scale)
 
 
 def _find_largest_joined(first: Tensor, second: Tensor, third: Tensor) -> Tensor:

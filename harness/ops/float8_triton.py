@@ -46,6 +46,21 @@ def find_scale(
 
 
 @triton.jit
+def find_tile(height, width, tile_rows: tl.constexpr, tile_columns: tl.constexpr):
+    """Rows and columns of this program's tile, and which of its elements there are."""
+    row = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
+    column = tl.program_id(1) * tile_columns + tl.arange(0, tile_columns)
+    return row, column, (row < height)[:, None] & (column < width)[None, :]
+
+
+@triton.jit
+def store_inverse(inverse, scale):
+    """1 / scale, by the first program."""
+    if (tl.program_id(0) == 0) & (tl.program_id(1) == 0) & (tl.program_id(2) == 0):
+        tl.store(inverse, 1.0 / scale)
+
+
+@triton.jit
 def store_cast(
     value,
     rows,
@@ -96,14 +111,11 @@ def cast_kernel(
 ):
     """One tile a program: x scale in FP8, and the same transposed."""
     scale = find_scale(largest, limit, largest_scale, programs, searched)
-    row = tl.program_id(0) * tile_rows + tl.arange(0, tile_rows)
-    column = tl.program_id(1) * tile_columns + tl.arange(0, tile_columns)
-    inside = (row < height)[:, None] & (column < width)[None, :]
+    row, column, inside = find_tile(height, width, tile_rows, tile_columns)
     place = row.to(tl.int64)[:, None] * width + column[None, :]
     value = tl.load(x + place, inside, other=0.0).to(tl.float32) * scale
     store_cast(value, rows, columns, row, column, inside, height, width, transposes)
-    if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
-        tl.store(inverse, 1.0 / scale)
+    store_inverse(inverse, scale)
 
 
 def plan_largest(elements: int, multiprocessors: int) -> Launch:
