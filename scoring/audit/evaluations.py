@@ -11,6 +11,7 @@ from scoring.run import Run
 from scoring.submission import Result
 
 STOP_SLACK_MS = 1000
+RANK_SKEW_MS = 10
 GRANULARITY = 0.02
 
 
@@ -26,6 +27,11 @@ def check_inside_run(result: Result) -> Iterator[Finding]:
                 minutes = (evaluation.time_ms - stop.time_ms) / 60_000
                 message = f"an accuracy is stamped {minutes:.2f} min after run_stop"
                 yield run.remark("eval-outside-run", message, evaluation.event)
+            elif stop and evaluation.time_ms > stop.time_ms + RANK_SKEW_MS:
+                # Within the second that the clocks of two processes may differ by.
+                late_ms = evaluation.time_ms - stop.time_ms
+                message = f"an accuracy is stamped {late_ms:.0f} ms after the clock was stopped"
+                yield run.remark("work-after-run-stop", message, evaluation.event)
         early = next((e for e in run.work if start and e.time_ms < start.time_ms), None)
         if early:
             message = f"{early.key} is stamped before run_start"

@@ -211,6 +211,8 @@ ALTERATIONS = [
     ("hp-table", every("resnet", "lars_opt_end_learning_rate", 0.001)),
     ("hp-table", every("resnet", "lars_epsilon", 1e-5)),
     ("hp-table", every("resnet", "opt_name", "adam")),
+    ("hp-table", every("bert", "opt_name", "adamw")),
+    ("hp-table", every("bert", "opt_name", None)),
     ("hp-table", sgd("sgd_opt_momentum", 0.8)),
     ("hp-table", sgd("sgd_opt_base_learning_rate", 1.5005)),
     ("hp-table", sgd("opt_learning_rate_warmup_epochs", 2.5)),

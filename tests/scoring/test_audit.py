@@ -76,6 +76,11 @@ def test_large_batches_may_use_another_momentum(campaign, tmp_path):
     assert audit(campaign, tmp_path) == []
 
 
+def test_the_optimizer_of_bert_may_be_written_large(campaign, tmp_path):
+    set_all(campaign, "bert", "opt_name", "LAMB")
+    assert audit(campaign, tmp_path) == []
+
+
 def test_procurement_wants_the_nodes_stated(campaign, tmp_path):
     campaign.system = None
     for benchmark in campaign.runs:
