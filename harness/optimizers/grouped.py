@@ -46,7 +46,10 @@ class GroupedOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Apply one update; returns the closure's loss where one is given."""
+        """Apply one update; returns the closure's loss where one is given.
+
+        Raises ValueError for a sparse gradient, before any weight or state has changed.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ def check_number(
 
     A tensor of one element counts as its number: a learning rate on the device is allowed.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float, Tensor)):
+    if isinstance(value, bool) or not isinstance(value, (Real, Tensor)):
         raise ValueError(f"{owner}: {name} must be a number, not {value!r}")
     if isinstance(value, Tensor) and value.numel() != 1:
         raise ValueError(f"{owner}: {name} must be one number, not {value.numel()}")
@@ -40,13 +41,27 @@ def check_group(owner: str, group: dict[str, Any]) -> None:
 
 
 def collect_updated(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
-    """Weights of a group that have a gradient, and those gradients."""
+    """Weights of a group that have a gradient, and those gradients.
+
+    Raises ValueError for a sparse gradient, whose norm and update are not defined here.
+    """
     weights, gradients = [], []
     for weight in group["params"]:
         if weight.grad is not None:
+            if weight.grad.layout != torch.strided:
+                raise ValueError(
+                    f"the gradient of a parameter of shape {tuple(weight.shape)} is sparse: "
+                    "make it dense, as nn.Embedding(sparse=False) does"
+                )
             weights.append(weight)
             gradients.append(weight.grad)
     return weights, gradients
+
+
+def read_rate(group: dict[str, Any]) -> float | Tensor:
+    """The learning rate of a group; where it is a tensor, without dimensions and not read."""
+    rate: float | Tensor = group["lr"]
+    return rate.reshape(()) if isinstance(rate, Tensor) else rate
 
 
 def compute_norms(tensors: list[Tensor]) -> Tensor:

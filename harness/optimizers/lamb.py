@@ -15,6 +15,7 @@ from harness.optimizers.groups import (
     choose_where_positive,
     collect_updated,
     compute_norms,
+    read_rate,
 )
 
 
@@ -110,13 +111,14 @@ class LAMB(GroupedOptimizer):
         torch._foreach_add_(divisors, group["eps"])
         torch._foreach_mul_(divisors, 1 - beta1 ** group["step"])
         updates = list(torch._foreach_div(means, divisors))
+        rate = read_rate(group)
         if group["adapt"]:
             torch._foreach_add_(updates, weights, alpha=group["weight_decay"])
             weight_norms, update_norms = compute_norms(weights), compute_norms(updates)
             ratios = choose_where_positive(weight_norms / update_norms, weight_norms, update_norms)
-            torch._foreach_mul_(updates, list((group["lr"] * ratios).unbind()))
+            torch._foreach_mul_(updates, list((rate * ratios).unbind()))
         else:
-            torch._foreach_mul_(updates, group["lr"])
+            torch._foreach_mul_(updates, rate)
         torch._foreach_sub_(weights, updates)
 
     def _moments(self, weights: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

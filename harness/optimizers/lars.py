@@ -15,6 +15,7 @@ from harness.optimizers.groups import (
     choose_where_positive,
     collect_updated,
     compute_norms,
+    read_rate,
 )
 
 
@@ -64,8 +65,8 @@ class LARS(GroupedOptimizer):
         check_group("LARS", group)
 
     def _apply(self) -> None:
-        for group in self.param_groups:
-            weights, gradients = collect_updated(group)
+        updated = [(group, *collect_updated(group)) for group in self.param_groups]
+        for group, weights, gradients in updated:
             if weights:
                 self._update(group, weights, gradients)
 
@@ -73,7 +74,7 @@ class LARS(GroupedOptimizer):
         self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]
     ) -> None:
         momenta = [self._momentum(weight) for weight in weights]
-        lr, decay = group["lr"], group["weight_decay"]
+        lr, decay = read_rate(group), group["weight_decay"]
         if group["adapt"]:
             weight_norms, gradient_norms = compute_norms(weights), compute_norms(gradients)
             ratios = group["trust_coefficient"] * weight_norms

@@ -94,16 +94,17 @@ def test_a_restored_optimizer_goes_on_bit_for_bit(name: str, way: str, tmp_path:
         assert all(value.dtype == torch.float32 for value in optimizer.state[parameter].values())
 
 
+@pytest.mark.parametrize("rate", [torch.tensor(0.25), torch.tensor([[0.25]]), np.float32(0.25)])
 @pytest.mark.parametrize("name", sorted(MAKERS))
-def test_a_learning_rate_in_a_tensor_is_the_same_learning_rate(name: str) -> None:
+def test_a_learning_rate_in_a_tensor_is_the_same_learning_rate(name: str, rate: Any) -> None:
     results = []
-    for rate in (0.25, torch.tensor(0.25)):
-        parameters = make_parameters([np.array([1.0, 2.0]), np.array([3.0])])
-        optimizer = MAKERS[name](make_groups(parameters, [0]), lr=rate)
+    for lr in (0.25, rate):
+        parameters = make_parameters([np.array(1.0), np.array([1.0, 2.0]), np.array([3.0])])
+        optimizer = MAKERS[name](make_groups(parameters, [0, 1]), lr=lr)
         for parameter in parameters:
             parameter.grad = torch.full_like(parameter, 0.5)
         optimizer.step()
-        results.append(torch.cat([parameter.detach() for parameter in parameters]))
+        results.append(torch.cat([parameter.detach().view(-1) for parameter in parameters]))
     assert torch.equal(*results)
 
 
@@ -181,6 +182,17 @@ def test_a_wrong_group_is_refused_and_not_kept(name: str) -> None:
     assert len(optimizer.param_groups) == 1
     with pytest.raises(ValueError, match="fp32"):
         MAKERS[name]([torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))], lr=0.1)
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_a_sparse_gradient_is_refused_before_anything_moves(name: str) -> None:
+    (weight,) = make_parameters([np.ones(3)])
+    table = torch.nn.Embedding(5, 3, sparse=True)
+    optimizer = MAKERS[name]([{"params": [weight]}, {"params": [table.weight]}], lr=0.1)
+    (table(torch.tensor([1, 1, 2])) * weight).sum().backward()
+    with pytest.raises(ValueError, match=r"shape \(5, 3\) is sparse"):
+        optimizer.step()
+    assert torch.equal(weight, torch.ones(3)) and not optimizer.state
 
 
 def test_lamb_has_one_clipping_limit() -> None:
