@@ -45,7 +45,7 @@ def read_devkit(path: Path) -> Truth:
     wordnet_ids = _read_meta(meta, f"{path}: {META}")
     where = f"{path}: {GROUND_TRUTH}"
     found = []
-    for number, line in enumerate(_split_lines(truth, where), 1):
+    for number, line in enumerate(_split_lines(truth, where, AGAIN), 1):
         known = wordnet_ids.get(int(line)) if NUMBER.fullmatch(line) else None
         if known is None:
             raise InputError(f"{where}: line {number}: {line[:40]!r} is no class number: {AGAIN}")
@@ -63,7 +63,7 @@ def read_labels(path: Path) -> Truth:
         data = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: name a list of WordNet ids") from None
-    found = _split_lines(data, str(path))
+    found = _split_lines(data, str(path), "give a list of WordNet ids")
     for number, line in enumerate(found, 1):
         if not WORDNET_ID.fullmatch(line):
             mend = "one such as n01440764 is wanted"
@@ -73,15 +73,15 @@ def read_labels(path: Path) -> Truth:
     return Truth(path, tuple(found))
 
 
-def _split_lines(data: bytes, where: str) -> list[str]:
+def _split_lines(data: bytes, where: str, mend: str) -> list[str]:
     try:
         lines = data.decode("ascii").split("\n")
     except UnicodeDecodeError:
-        raise InputError(f"{where} is not a plain text: {AGAIN}") from None
+        raise InputError(f"{where} is not a plain text: {mend}") from None
     while lines and not lines[-1].strip():
         lines.pop()
     if not lines:
-        raise InputError(f"{where} is empty: {AGAIN}")
+        raise InputError(f"{where} is empty: {mend}")
     return [line.strip() for line in lines]
 
 

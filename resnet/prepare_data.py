@@ -37,9 +37,21 @@ def pack_images(
     for place in (train, val):
         if output.resolve() == place.resolve():
             raise InputError(f"--output {output} holds the images: name another folder")
+    _check_output(output)
     with ExitStack() as stack:
         val_set = _open_val(val, truth, stack)
         return pack(_open_train(train, stack), val_set, output, shards, seed)
+
+
+def _check_output(output: Path) -> None:
+    """Raise InputError where `output` cannot be made: listing ImageNet first takes minutes."""
+    place = output
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise InputError(f"--output {output}: {place} is a file: name another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"--output {output}: this user may not write to {place}: name another")
 
 
 def pack_folders(train: Path, val: Path, output: Path, shards: int, seed: int) -> Manifest:

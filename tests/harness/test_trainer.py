@@ -49,7 +49,11 @@ def test_the_status_of_main(
     [
         (InputError("data: broken"), 2, "error: data: broken"),
         (SharedFault("data: broken (rank 3)"), 2, "error: data: broken (rank 3)"),
-        (FileExistsError(17, "File exists", "/log"), 2, "error: cannot use /log: File exists"),
+        (
+            FileExistsError(17, "File exists", "/log"),
+            2,
+            "error: cannot use /log: is there already: name another",
+        ),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

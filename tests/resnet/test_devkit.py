@@ -96,5 +96,9 @@ def test_a_list_of_wordnet_ids_will_do(tmp_path: Path) -> None:
     path.write_bytes(TRUTH)
     with pytest.raises(InputError, match="numbers are not labels: give --devkit"):
         read_labels(path)
+    for content, what in ((b"\xff\xfe", "not a plain text"), (b"\n \n", "empty")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"labels.txt is {what}: give a list of WordNet ids"):
+            read_labels(path)
     with pytest.raises(InputError, match="no such file"):
         read_labels(tmp_path / "none")

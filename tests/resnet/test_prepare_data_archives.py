@@ -427,6 +427,22 @@ def test_the_command_says_a_wrong_archive_in_one_line(archives: Archives, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_an_output_that_cannot_be_made_is_said_before_the_listing(
+    archives: Archives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives.train.write_bytes(b"no tar archive, as listing would notice")
+    file = tmp_path / "file"
+    file.write_bytes(b"kept")
+    for output in (file, file / "out"):
+        with pytest.raises(InputError, match=f"--output {output}: {file} is a file: name another"):
+            pack(output, archives.train, archives.val, "--devkit", archives.devkit)
+    assert file.read_bytes() == b"kept"
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    with pytest.raises(InputError, match=f"may not write to {tmp_path}: name another"):
+        pack(tmp_path / "a" / "b", archives.train, archives.val, "--devkit", archives.devkit)
+    assert not (tmp_path / "a").exists()
+
+
 def test_the_journal_is_not_the_data_set(archives: Archives, tmp_path: Path) -> None:
     """A journal that says nothing useful costs time, not correctness."""
     out = pack(tmp_path / "out", archives.train, archives.val, "--devkit", archives.devkit)
