@@ -37,7 +37,7 @@ def describe_os_error(error: OSError) -> str:
         errno.EACCES: "permission denied: name a folder this user may write to",
         errno.EROFS: "the file system is read-only: name a folder on another one",
         errno.ENOENT: "no such file or folder",
-        errno.EEXIST: "is there already: name another",
+        errno.EEXIST: "is there already and is not replaced: name another",
         errno.EISDIR: "is a folder where a file is wanted",
         errno.ENOTDIR: "a part of the path is a file where a folder is wanted",
     }

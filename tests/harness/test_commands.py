@@ -80,7 +80,7 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -
         (OSError(errno.EACCES, "x", "/srv/file"), "/srv/file: permission denied"),
         (OSError(errno.EROFS, "x"), "cannot use: the file system is read-only"),
         (OSError(errno.ENOTDIR, "x", "/a/b"), "a folder is wanted"),
-        (OSError(errno.EEXIST, "x", "/a"), "/a: is there already: name another"),
+        (OSError(errno.EEXIST, "x", "/a"), "/a: is there already and is not replaced"),
         (OSError(errno.ELOOP, "Too many levels", "/l"), "/l: Too many levels"),
         (OSError("no number"), "no number"),
     ],

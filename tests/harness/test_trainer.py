@@ -52,7 +52,7 @@ def test_the_status_of_main(
         (
             FileExistsError(17, "File exists", "/log"),
             2,
-            "error: cannot use /log: is there already: name another",
+            "error: cannot use /log: is there already and is not replaced: name another",
         ),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
