@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from harness.collectives import all_gather, reduce_scatter
 from harness.parameters import Bucket, FlatParameters, Pool, flatten_dense
 
 
@@ -86,7 +87,7 @@ class GradientReduction:
         whole = pool.gradients[bucket.start : bucket.stop]
         if pool.sharded:
             mine = pool.owned_gradients[pool.owned_place(bucket)]
-            work = dist.reduce_scatter_tensor(mine, whole, async_op=True)
+            work = reduce_scatter(mine, whole, async_op=True)
         else:
             work = dist.all_reduce(whole, async_op=True)
         if work is not None:
@@ -112,7 +113,7 @@ def gather_weights(pool: Pool) -> None:
     for bucket in pool.buckets:
         whole = pool.weights[bucket.start : bucket.stop]
         mine = pool.owned_weights[pool.owned_place(bucket)]
-        works.append(dist.all_gather_into_tensor(whole, mine, async_op=True))
+        works.append(all_gather(whole, mine, async_op=True))
     for work in works:
         if work is not None:
             work.wait()

@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.collectives import all_gather
 from harness.ops.batch_norm_relu_max_pool import PADDING, STRIDE, WINDOW
 
 OVER = (0, 2, 3)
@@ -37,7 +38,7 @@ class _GroupBatchNorm(torch.autograd.Function):
         mean = wide.mean(OVER)
         squares = (wide - _spread(mean)).square().sum(OVER)
         found = torch.empty(ranks, 2, x.size(1), device=x.device)
-        dist.all_gather_into_tensor(found.view(-1), torch.stack([mean, squares]).view(-1), group)
+        all_gather(found.view(-1), torch.stack([mean, squares]).view(-1), group)
         # Chan et al. 1979: sums of squares about each rank's own mean, brought to the common one.
         means, all_squares = found.unbind(1)
         mean = means.mean(0)

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from harness.collectives import ALL_GATHER, REDUCE_SCATTER
+
 SHORT = (torch.float16, torch.bfloat16)
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 ACCESS_BYTES = 16  # of the widest load: below it tensor cores have slow kernels, FP8 has none
@@ -170,15 +172,17 @@ class NcclDemands:
         self.broken: list[str] = []
         self.sent: list[tuple[str, int]] = []
         self.left: list[Work] = []
-        patch.setattr("torch.distributed.reduce_scatter_tensor", self.reduce_scatter)
-        patch.setattr("torch.distributed.all_gather_into_tensor", self.all_gather)
+        patch.setattr(f"torch.distributed.{REDUCE_SCATTER}", self.reduce_scatter)
+        patch.setattr(f"torch.distributed.{ALL_GATHER}", self.all_gather)
         patch.setattr("torch.distributed.all_reduce", self.all_reduce)
         patch.setattr("torch.distributed.broadcast", self.broadcast)
 
     def reduce_scatter(self, mine: Tensor, whole: Tensor, async_op: bool = False) -> Work | None:
         return self._begin("reduce_scatter", whole, mine, async_op)
 
-    def all_gather(self, whole: Tensor, mine: Tensor, async_op: bool = False) -> Work | None:
+    def all_gather(
+        self, whole: Tensor, mine: Tensor, group: None = None, async_op: bool = False
+    ) -> Work | None:
         return self._begin("all_gather", whole, mine, async_op)
 
     def all_reduce(self, tensor: Tensor, async_op: bool = False) -> Work | None:

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from harness.collectives import REDUCE_SCATTER
 from harness.gradients import GradientReduction, broadcast_model, gather_weights
 from harness.parameters import FlatParameters
 
@@ -115,7 +116,7 @@ class Collectives:
 
     def __init__(self) -> None:
         self.events: list[str] = []
-        self.all_reduce, self.reduce_scatter = dist.all_reduce, dist.reduce_scatter_tensor
+        self.all_reduce, self.reduce_scatter = dist.all_reduce, getattr(dist, REDUCE_SCATTER)
 
     def __enter__(self) -> Collectives:
         def all_reduce(tensor: Tensor, *arguments: object, **options: object) -> object:
@@ -126,11 +127,13 @@ class Collectives:
             self.events.append(f"reduce-scatter {whole.numel() * whole.element_size()}")
             return self.reduce_scatter(mine, whole, *arguments, **options)
 
-        dist.all_reduce, dist.reduce_scatter_tensor = all_reduce, scatter
+        dist.all_reduce = all_reduce
+        setattr(dist, REDUCE_SCATTER, scatter)
         return self
 
     def __exit__(self, *_: object) -> None:
-        dist.all_reduce, dist.reduce_scatter_tensor = self.all_reduce, self.reduce_scatter
+        dist.all_reduce = self.all_reduce
+        setattr(dist, REDUCE_SCATTER, self.reduce_scatter)
 
 
 def run_rank(rank: int) -> dict[str, np.ndarray]:
