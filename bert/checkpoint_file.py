@@ -55,3 +55,4 @@ def write_tensors(
             file.write(tensor.numpy().reshape(-1).data)
             del tensor  # before the next is read
             progress.update(count)
+    progress.end()

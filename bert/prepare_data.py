@@ -192,7 +192,11 @@ def run_verify(arguments: Any) -> int:
                 print(f"{finding.result}: {finding.sentence}")
     for fault in faults:
         print(fault, file=sys.stderr)
-    return NOT_GOOD if faults else GOOD
+    if faults:
+        return NOT_GOOD
+    shards = len(manifest.shards)
+    print(f"{manifest.folder}: {manifest.examples:,} examples in {shards:,} shards: no faults")
+    return GOOD
 
 
 def run_info(arguments: Any) -> int:

@@ -58,6 +58,7 @@ def digest_rows(shards: ShardSet, first: int, last: int) -> str:
         for tokens, record in zip(entries["tokens"].tolist(), records, strict=True):
             rows.append(hash_text(record[:tokens].tolist()))
         progress.update(low - first)
+    progress.end()
     return hash_text(rows)
 
 
@@ -83,6 +84,7 @@ def digest_data(manifest: Manifest, workers: int = 1) -> dict[str, list[dict[str
         )
         done += shard.examples
         progress.update(done)
+    progress.end()
     return {"shards": digests}
 
 

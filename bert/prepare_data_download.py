@@ -168,6 +168,7 @@ def check_files(published: PublishedData, folder: Path, workers: int) -> list[Fi
 
     tasks = [partial(check_file, name, chosen[name], wanted[name], report) for name in wanted]
     states = dict(run_tasks(tasks, workers))
+    progress.end()
     return [states[number] for number in range(len(tasks))]
 
 

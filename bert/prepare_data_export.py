@@ -134,3 +134,4 @@ def export_data(manifest: Manifest, path: Path, workers: int = 1) -> None:
             for size in write_member(archive, info, header, run_in_order(tasks, workers)):
                 done += size
                 progress.update(done // 1000, feature)
+    progress.end()

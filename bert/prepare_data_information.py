@@ -39,6 +39,7 @@ def count_lengths(manifest: Manifest, workers: int = 1) -> tuple[npt.NDArray[np.
         random_next += found_random
         done += manifest.shards[number].examples
         progress.update(done, f"{finished}/{len(tasks)} shards")
+    progress.end()
     return counts, random_next
 
 

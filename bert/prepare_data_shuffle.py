@@ -116,6 +116,7 @@ def reuse_files(
             kept[number] = describe_shard(stretches[number].path, description)
         done += found[number]
         progress.update(done // 1000)
+    progress.end()
     return kept
 
 

@@ -40,6 +40,7 @@ def verify_data(manifest: Manifest, workers: int = 1) -> list[str]:
         faults[number] = found
         done += manifest.shards[number].bytes
         progress.update(done // 1000, f"{finished}/{len(tasks)} shards")
+    progress.end()
     return [fault for found in faults for fault in found]
 
 

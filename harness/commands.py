@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from harness.progress import end_progress
+
 GOOD, NOT_GOOD, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -77,15 +79,18 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
         status = main(sys.argv[1:])
         sys.stdout.flush()
     except InputError as error:
+        end_progress()
         print(f"error: {error}", file=sys.stderr)
         status = UNUSABLE
     except KeyboardInterrupt:
+        end_progress()
         print("interrupted", file=sys.stderr)
         status = INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone: nothing to tell it, and no traceback at exit.
         settle_output()
     except OSError as error:
+        end_progress()
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
         settle_output()  # it may be stdout that is full
         status = UNUSABLE

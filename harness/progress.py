@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TextIO
+from typing import ClassVar, TextIO
 
 
 def format_seconds(seconds: float) -> str:
@@ -21,8 +21,11 @@ class Progress:
     """A line on stderr for work of a known size, at most every `interval_seconds`.
 
     On a terminal the line is redrawn in place; in a file each report is a line of its own, and
-    they come ten times more rarely.
+    they come ten times more rarely. Work ends with `finish`, which leaves a line, or with `end`.
     """
+
+    # The one whose line stands on a terminal, with the cursor behind it.
+    shown: ClassVar[Progress | None] = None
 
     def __init__(
         self,
@@ -37,7 +40,6 @@ class Progress:
         self.terminal = self.stream.isatty()
         self.interval_seconds = interval_seconds if self.terminal else 10 * interval_seconds
         self.start_seconds = self.shown_seconds = time.monotonic()
-        self.drawn = False
 
     def update(self, done: int, note: str = "") -> None:
         """Report that `done` of `total` units are finished; `note` is appended as it is."""
@@ -56,6 +58,14 @@ class Progress:
         if self.terminal:
             self.stream.write("\n")
             self.stream.flush()
+            Progress.shown = None
+
+    def end(self) -> None:
+        """Take the line off the terminal, so that what is written next begins a line."""
+        if Progress.shown is self:
+            self.stream.write("\r\x1b[K")
+            self.stream.flush()
+            Progress.shown = None
 
     def _line(self, done: int, now: float, note: str) -> str:
         rate = done / max(now - self.start_seconds, 1e-9)
@@ -70,6 +80,13 @@ class Progress:
     def _write(self, line: str) -> None:
         if self.terminal:
             self.stream.write(f"\r\x1b[K{line}")
+            Progress.shown = self
         else:
             self.stream.write(f"{line}\n")
         self.stream.flush()
+
+
+def end_progress() -> None:
+    """Take a line of unfinished work off the terminal, before a sentence about its end."""
+    if Progress.shown is not None:
+        Progress.shown.end()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from bert.prepare_data_picks import choose_rows, pick_evaluation_examples
 from bert.prepare_data_verification import verify_data
 from bert.shards import read_manifest
 from harness.commands import InputError
+from harness.progress import Progress
 from tests.bert.small_data import (
     ROOT,
     SMALL,
@@ -281,3 +285,34 @@ def test_a_lost_worker_is_said_and_its_neighbours_stay(tmp_path: Path) -> None:
         pool.run()
     assert not (out / "manifest.json").exists() and not list(out.glob(".*"))
     assert not pool.running or not any(p.is_alive() for _, p in pool.running.values())
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("command", ["verify", "digest", "info", "export", "shuffle"])
+def test_no_progress_is_left_on_the_terminal_before_what_a_command_says(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocab, texts = write_vocabulary(tmp_path), write_texts(tmp_path, 2)
+    create_data(texts, vocab, tmp_path / "out", SMALL, 1)
+    seconds = itertools.count()
+    monkeypatch.setattr(
+        "harness.progress.time", SimpleNamespace(monotonic=lambda: float(next(seconds)))
+    )
+    monkeypatch.setattr(sys, "stderr", screen := Screen())
+    more = {"export": ["--npz", str(tmp_path / "f.npz")], "shuffle": [str(tmp_path / "shuffled")]}
+    assert main([command, str(tmp_path / "out"), *more.get(command, [])]) == 0
+    shown = screen.getvalue()
+    assert "\r\x1b[K" in shown
+    assert Progress.shown is None and shown.endswith(("\r\x1b[K", "\n"))
+
+
+def test_verify_says_what_it_found_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    vocab, texts = write_vocabulary(tmp_path), write_texts(tmp_path, 2)
+    manifest = create_data(texts, vocab, tmp_path / "out", SMALL, 1)
+    assert main(["verify", str(tmp_path / "out")]) == 0
+    count = f"{manifest.examples:,} examples in 2 shards"
+    assert capsys.readouterr().out == f"{tmp_path / 'out'}: {count}: no faults\n"

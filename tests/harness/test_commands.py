@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.commands import InputError, Parser, describe_os_error, run_command
+from harness.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +66,22 @@ def test_one_sentence(
     assert leave(raises(error), monkeypatch) == status
     written = capsys.readouterr()
     assert (written.out, written.err) == ("", f"{line}\n")
+
+
+@pytest.mark.parametrize("error", [InputError("no"), OSError("no"), KeyboardInterrupt()])
+def test_a_sentence_begins_a_line(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+
+    def main(_: Sequence[str]) -> int:
+        work = Progress("work", 4, "parts", interval_seconds=0.0)
+        work.update(1)
+        raise error
+
+    leave(main, monkeypatch)
+    progress, sentence = capsys.readouterr().err.rsplit("\r\x1b[K", 1)
+    assert "work: 1/4 parts" in progress and sentence.count("\n") == 1
 
 
 def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import io
 import pytest
 
 from harness import progress
-from harness.progress import Progress, format_seconds
+from harness.progress import Progress, end_progress, format_seconds
 
 
 class Screen(io.StringIO):
@@ -67,6 +67,19 @@ def test_a_terminal_shows_one_line_redrawn(clock: Clock) -> None:
     assert "550" not in text
     assert text.endswith("\r\x1b[Kpacking: 2,000 images in 8 s (250 images/s) to disk\n")
     assert text.count("\n") == 1
+
+
+def test_what_follows_unfinished_work_begins_a_line(clock: Clock) -> None:
+    for end in (Progress.end, lambda _: end_progress()):
+        screen = Screen()
+        work = Progress("verify", 10, "kB", screen)
+        clock.now += 1
+        work.update(5)
+        end(work)
+        assert screen.getvalue().endswith("\r\x1b[K")
+        written = screen.getvalue()
+        end_progress()  # once is enough
+        assert screen.getvalue() == written
 
 
 def test_a_file_gets_whole_lines_ten_times_more_rarely(clock: Clock) -> None:
