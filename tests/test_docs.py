@@ -247,6 +247,11 @@ def test_a_folder_names_its_files(package: str):
     unnamed = [path.name for path in modules if not re.search(rf"\b{path.stem}\b", text)]
     unnamed += [f"{path.name}/" for path in folders if not re.search(rf"\b{path.name}\b", text)]
     assert not unnamed
+    for table in text.split("\n## "):  # one a folder
+        rows = re.findall(r"^\| `([\w.]+)`", table, re.MULTILINE)
+        assert len(rows) == len(set(rows))
+    configs = [path.name for path in (ROOT / package / "configs").glob("*.toml")]
+    assert not [name for name in configs if f"`{name}`" not in text]
 
 
 def test_every_module_opens_with_what_it_is_for():
