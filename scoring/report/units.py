@@ -7,7 +7,11 @@ from scoring.submission import get_run_number
 from scoring.verdict import Verdict
 
 BLUE, ORANGE, GREEN, RED, GRAY = "#2563a8", "#d97706", "#2f855a", "#b42318", "#98a2b3"
-PALETTE = ("#2563a8", "#d97706", "#2f855a", "#7c3aed", "#0e7490", "#be185d", "#4d7c0f", "#92400e")
+# As many as a result has runs of BERT, so that no two of them look alike.
+PALETTE = (
+    "#2563a8", "#d97706", "#2f855a", "#7c3aed", "#06b6d4", "#be185d", "#84a30f", "#78350f",
+    "#111827", "#ec8fb8",
+)  # fmt: skip
 POINTS_SHOWN = 2000
 
 
