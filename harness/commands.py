@@ -32,7 +32,7 @@ class Parser(argparse.ArgumentParser):
 
 def describe_os_error(error: OSError) -> str:
     """Say in one sentence what the system refused and what to do about it."""
-    where = f" {error.filename}" if error.filename else ""
+    where = f"cannot use {error.filename}: " if error.filename else ""
     mends = {
         errno.ENOSPC: "no space left on the disk: free some or name another folder",
         errno.EDQUOT: "the disk quota is used up: free some or name another folder",
@@ -43,7 +43,7 @@ def describe_os_error(error: OSError) -> str:
         errno.EISDIR: "is a folder where a file is wanted",
         errno.ENOTDIR: "a part of the path is a file where a folder is wanted",
     }
-    return f"cannot use{where}: {mends.get(error.errno or 0, error.strerror or str(error))}"
+    return f"{where}{mends.get(error.errno or 0, error.strerror or str(error))}"
 
 
 def open_closed_streams() -> None:

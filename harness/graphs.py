@@ -31,8 +31,8 @@ class Graphs:
         """Raise InputError where graphs are asked for on a device that has none."""
         if device.type != "cuda" and (self.step or self.evaluation):
             raise InputError(
-                "[graphs] asks for CUDA graphs, but the device is a CPU: set step and evaluation "
-                "to false"
+                "[graphs] asks for CUDA graphs, but the device is a CPU: start it where torch "
+                "finds a GPU, or set step and evaluation to false"
             )
 
 

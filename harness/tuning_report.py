@@ -175,7 +175,7 @@ def _name_outcome(decision: Decision, kept: Outcome | None) -> str:
     if kept is not None:
         return "replaced" if kept.change is None else f"{kept.change:+.1%}"
     verdicts = {one.verdict for one in decision.candidates}
-    if verdicts & {"slower", "no difference seen"}:
+    if verdicts & {"slower", "no gain seen"}:
         return "as it is"
     return next((word for word in ("unfinished", "failed") if word in verdicts), "not tried")
 

@@ -22,7 +22,7 @@ from harness.tuning_probes import Measured
 # Rounds after which candidates are judged; the last is the end of a knob's search.
 LOOKS = (3, 6)
 Verdict = Literal[
-    "kept", "faster, but not the fastest", "slower", "no difference seen", "failed", "unfinished",
+    "kept", "faster, but not the fastest", "slower", "no gain seen", "failed", "unfinished",
     "not tried",
 ]  # fmt: skip
 
@@ -147,7 +147,7 @@ def _judge(present: Outcome, candidates: list[Outcome], level: float, rounds: in
         elif found.is_real(level):
             faster.append(one)
         elif found.change >= 0 or rounds == LOOKS[-1]:
-            one.verdict = "no difference seen"
+            one.verdict = "no gain seen"
     open_ones = [one for one in candidates if one.verdict is None]
     best = min(faster, key=lambda one: one.seconds, default=None)
     # Another that seems faster still gets the rounds that are left.
@@ -158,7 +158,7 @@ def _judge(present: Outcome, candidates: list[Outcome], level: float, rounds: in
     best.verdict = "kept"
     for one in open_ones:
         if one is not best:
-            one.verdict = "faster, but not the fastest" if one in faster else "no difference seen"
+            one.verdict = "faster, but not the fastest" if one in faster else "no gain seen"
     return True
 
 
@@ -169,7 +169,7 @@ def _conclude(knob: Knob, present: Outcome, candidates: list[Outcome]) -> Decisi
     if present.verdict == "failed" and not present.rates and ran:
         min(ran, key=lambda one: one.seconds).verdict = "kept"
         for one in ran:
-            one.verdict = one.verdict or "no difference seen"
+            one.verdict = one.verdict or "no gain seen"
     for one in candidates:
         if one.verdict is None:
             one.verdict = "unfinished" if one.rates else "not tried"

@@ -248,7 +248,7 @@ def test_a_full_disk_is_told_and_what_is_there_stays(
     monkeypatch.setattr("harness.results.record_attempt", refuse)
     trainer.status = None
     assert not run_once(trainer.system, DEMO, "bert", results, 0, 1)
-    assert "not put on record: cannot use: no space left" in capsys.readouterr().err
+    assert "not put on record: no space left" in capsys.readouterr().err
     assert results.unfinished_log("bert", 0).exists()
     monkeypatch.undo()
     results.open({}, ["bert"], resume=True)

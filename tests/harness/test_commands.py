@@ -95,7 +95,7 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -
     [
         (OSError(errno.ENOSPC, "x", "/disk/file"), "/disk/file: no space left on the disk"),
         (OSError(errno.EACCES, "x", "/srv/file"), "/srv/file: permission denied"),
-        (OSError(errno.EROFS, "x"), "cannot use: the file system is read-only"),
+        (OSError(errno.EROFS, "x"), "the file system is read-only: name a folder on another one"),
         (OSError(errno.ENOTDIR, "x", "/a/b"), "a folder is wanted"),
         (OSError(errno.EEXIST, "x", "/a"), "/a: is there already and is not replaced"),
         (OSError(errno.ELOOP, "Too many levels", "/l"), "/l: Too many levels"),
@@ -105,6 +105,7 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -
 def test_os_errors_say_what_to_do(error: OSError, words: str) -> None:
     sentence = describe_os_error(error)
     assert words in sentence and "\n" not in sentence
+    assert ("cannot use" in sentence) == bool(error.filename)
 
 
 def test_a_wrong_call_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,5 +193,5 @@ def test_a_full_device_is_one_sentence(tmp_path: Path) -> None:
     done = run_in_shell("> /dev/full", tmp_path)
     assert done.returncode == 2
     assert done.stderr.endswith(
-        "error: cannot use: no space left on the disk: free some or name another folder\n"
+        "error: no space left on the disk: free some or name another folder\n"
     )

@@ -152,7 +152,7 @@ def test_what_is_really_faster_is_kept_and_all_else_stays(bench: Bench, capsys: 
         == "faster, but not the fastest"
     )
     assert verdicts["prefetch_batches 1"] == "slower"
-    assert verdicts["threads 2"] == verdicts["prefetch_batches 3"] == "no difference seen"
+    assert verdicts["threads 2"] == verdicts["prefetch_batches 3"] == "no gain seen"
 
     before, after = bench.folder / "bert.toml", bench.output / "configs" / "bert.toml"
     old, new = before.read_text("utf-8"), after.read_text("utf-8")
@@ -269,7 +269,7 @@ def test_sequences_of_other_lengths_are_weighed_by_their_tokens(bench: Bench, ca
     assert bench.tune("--benchmark", "bert", "--json") == 0
     verdicts = list_verdicts(capsys)
     split = "local_batch_size {}, gradient_accumulation_steps {}".format
-    assert verdicts[split(8, 2)] == "no difference seen"
+    assert verdicts[split(8, 2)] == "no gain seen"
     assert verdicts[split(4, 4)] == "kept"
 
 
