@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +25,11 @@ from harness.commands import GOOD, Parser, run_command
 from harness.config import load_config
 from harness.throughput import choose_device, describe_device
 from perf.comparison import check_positive
+from perf.device_times import time_calls
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "bert" / "configs" / "h200_4x8.toml"
 SAMPLES = 10_000  # of the closed division's evaluation set
-WARMUPS = 2
 
 
 @dataclass(frozen=True)
@@ -59,19 +57,6 @@ def plan_share(config: Config, samples: int) -> Share:
     )
     shares = ranks * batches
     return Share(plan_one_budget(-(-samples // shares), shares, tokens, settings), batches)
-
-
-def time_calls(call: Callable[[], object], turns: int, device: torch.device) -> float:
-    """Median seconds of a call, waited for on its device."""
-    seconds = []
-    for number in range(WARMUPS + turns):
-        start = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        if number >= WARMUPS:
-            seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 def measure(config: Config, device: torch.device, samples: int, turns: int) -> dict[str, object]:

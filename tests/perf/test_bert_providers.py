@@ -12,7 +12,7 @@ from torch import Tensor
 from bert.model import Operations
 from harness.ops.bias_gelu import bias_gelu
 from harness.ops.table import TABLE
-from perf import bert_providers
+from perf import bert_providers, providers
 
 pytest.importorskip("triton", reason="Triton is published for Linux on x86_64 alone")
 
@@ -49,7 +49,7 @@ def test_every_operation_of_a_step_is_held_against_its_definition(
     assert all((name, provider) in rows for name in operations for provider in TABLE[name])
     for (_, provider), row in rows.items():
         if provider in ("torch", "triton", "fused", "padded"):
-            assert row["error"] < 2e-6 and row["seconds"] > 0
+            assert row["error"] < 2e-6 and row["seconds"] > 0 and row["bytes"] > 0
     assert "GPU" in rows["varlen_attention", "flash"]["reason"]
 
 
@@ -73,7 +73,7 @@ def test_a_provider_that_is_wrong_or_fails_is_told(
 def test_copies_lie_as_their_originals() -> None:
     first, second = torch.arange(12.0).view(4, 3).chunk(2)
     alone = torch.ones(2, 3)
-    copies = bert_providers.copy_leaves([first, second, alone])
+    copies = providers.copy_leaves([first, second, alone])
     assert all(map(torch.equal, copies, (first, second, alone)))
     assert copies[0].untyped_storage().data_ptr() == copies[1].untyped_storage().data_ptr()
     assert copies[0].untyped_storage().data_ptr() != first.untyped_storage().data_ptr()

@@ -1,0 +1,187 @@
+"""Every provider of some operations on one device: how far from the definition, and how fast.
+
+A case is an operation at one size. Errors are those of result and gradients without dropout, in
+parts of the definition's in fp64; seconds are with dropout, launches included: what takes less than
+some 100 us on a GPU is the host's time. Bytes are counted as torch dispatches them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.commands import InputError
+from harness.ops.table import FLOAT8_PROVIDERS, TABLE, Operation, resolve
+from harness.step_profile import find_reachable
+from harness.throughput import describe_device
+from perf.device_times import time_calls
+from perf.operations import count
+
+DROPOUT = 0.1
+# Of result and gradients: some roundings to the format, sums in fp32; FP8 has 4 and 3 bits. Where
+# the definition itself is far in that format, twice its distance is allowed.
+LIMITS = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+FLOAT8_LIMIT = 0.1
+Results = Tensor | tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One operation's call: operation, tensors and dropout to its results.
+
+    Gradients are those of tensors, of every result with a gradient of its own. size: what to tell
+    cases of one operation apart by. after: whether what is compared and timed has no gradient, as
+    an update.
+    """
+
+    operation: str
+    tensors: tuple[Tensor, ...]
+    call: Callable[[Operation, Sequence[Tensor], float], Results]
+    size: str = ""
+    after: bool = False
+
+
+def copy_leaves(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> list[Tensor]:
+    """Leaves of the same numbers; those that lie next to each other go on doing so."""
+    if dtype is not None:
+        return [tensor.to(dtype).requires_grad_() for tensor in tensors]
+    copies: dict[int, Tensor] = {}
+    leaves = []
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(storage)
+        copy = copies.setdefault(storage.data_ptr(), whole.clone())
+        leaf = copy.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+        leaves.append(leaf.detach().requires_grad_())
+    return leaves
+
+
+def _list(results: Results) -> tuple[Tensor, ...]:
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _draw_directions(results: Sequence[Tensor]) -> list[Tensor]:
+    """A gradient for each result, in its type and layout."""
+    generator = torch.Generator().manual_seed(5)
+    drawn = []
+    for result in results:
+        direction = torch.empty_like(result)
+        direction.copy_(torch.randn(result.shape, generator=generator))
+        drawn.append(direction)
+    return drawn
+
+
+def compute(case: Case, operation: Operation, leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Results and gradients without dropout, or an update's weights."""
+    if case.after:
+        return [*_list(case.call(operation, [leaf.detach() for leaf in leaves], 0.0))]
+    results = _list(case.call(operation, leaves, 0.0))
+    kept = [result.detach().clone() for result in results]  # backward may write into them
+    return [*kept, *torch.autograd.grad(results, leaves, _draw_directions(kept))]
+
+
+def make_call(case: Case, operation: Operation, leaves: Sequence[Tensor]) -> Callable[[], object]:
+    """Forward with dropout, and backward; what is timed."""
+    if case.after:
+        fixed = [leaf.detach() for leaf in leaves]
+        return lambda: case.call(operation, fixed, DROPOUT)
+    with torch.no_grad():
+        directions = _draw_directions(_list(case.call(operation, leaves, DROPOUT)))
+
+    def call() -> object:
+        results = _list(case.call(operation, leaves, DROPOUT))
+        return torch.autograd.grad(results, leaves, directions)
+
+    return call
+
+
+def measure_error(ours: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """The largest difference of a result or gradient, in parts of the exact one."""
+    errors = [
+        float((a.detach().double() - b.detach()).norm() / b.detach().norm().clamp(min=1e-30))
+        for a, b in zip(ours, exact, strict=True)
+    ]
+    return max(errors)
+
+
+def find_exact(case: Case) -> list[Tensor]:
+    """Results and gradients of the definition in fp64; an update's masters are fp32 anyway."""
+    exact = torch.float32 if case.after else torch.float64
+    return compute(case, resolve(case.operation, "torch"), copy_leaves(case.tensors, exact))
+
+
+def measure(
+    cases: Sequence[Case], dtype: torch.dtype, turns: int, device: torch.device
+) -> list[dict[str, Any]]:
+    """Measure every provider in every case; the definition first.
+
+    A provider whose library is not there, or that cannot compute on this device, has a "reason";
+    one that failed a "fault".
+    """
+    found: list[dict[str, Any]] = []
+    for case in cases:
+        exact, definition_error = find_exact(case), 0.0
+        for provider in TABLE[case.operation]:
+            row: dict[str, Any] = {
+                "operation": case.operation,
+                "size": case.size,
+                "provider": provider,
+            }
+            found.append(row)
+            float8 = provider in FLOAT8_PROVIDERS.get(case.operation, ())
+            row["limit"] = max(FLOAT8_LIMIT if float8 else LIMITS[dtype], 2 * definition_error)
+            try:
+                function = resolve(case.operation, provider)
+                row["error"] = measure_error(
+                    compute(case, function, copy_leaves(case.tensors)), exact
+                )
+                if provider == "torch":
+                    definition_error = row["error"]
+                    row["limit"] = None
+                call = make_call(case, function, copy_leaves(case.tensors))
+                row["seconds"] = time_calls(call, turns, device)
+                row["bytes"] = sum(count(call).bytes.values())
+            except InputError as error:
+                row["reason"] = str(error)
+            except Exception as error:  # noqa: BLE001  whatever a library raises: the others follow
+                row["fault"] = (
+                    f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                )
+    return found
+
+
+def is_wrong(row: dict[str, Any]) -> bool:
+    """Whether a provider failed, or is further from the definition than its limit."""
+    if "fault" in row:
+        return True
+    return row.get("limit") is not None and not row.get("error", 0.0) <= row["limit"]
+
+
+def show(rows: Sequence[dict[str, Any]], device: torch.device) -> None:
+    """Print a line for each provider: its time beside the definition's, and the bytes it moved.
+
+    Where it is known what the device's memory reaches, their rate is a share of that.
+    """
+    peaks = find_reachable(describe_device(device))
+    definition = 0.0
+    for row in rows:
+        name = f"{row['operation'] + ' ' + row['size']:40} {row['provider']:11}"
+        if "reason" in row:
+            print(f"{name}not measured: {row['reason']}")
+            continue
+        if "fault" in row:
+            print(f"{name}FAILED: {row['fault']}")
+            continue
+        if row["provider"] == "torch":
+            definition = row["seconds"]
+        rate = row["bytes"] / row["seconds"]
+        share = "" if peaks is None else f" ({rate / peaks[1]:.0%} of a copy)"
+        print(
+            f"{name}{1e6 * row['seconds']:12,.0f} us{definition / row['seconds']:8.2f} x"
+            f"{rate / 1e9:9,.0f} GB/s{share}   error {row['error']:.1e}"
+            f"{'  TOO FAR' if is_wrong(row) else ''}"
+        )
