@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from bert.config import Config
+from bert.layers import Dense
 from bert.model import Batch, BertForPretraining, Operations, Output, pretraining_loss
 from bert.static_batch import IGNORED_LABEL, StaticBatch
 from harness.commands import InputError
 from harness.gradients import GradientReduction, broadcast_model
 from harness.graphs import Replayable
+from harness.ops.float8_history import Histories, follow_histories
 from harness.ops.table import resolve_operations
 from harness.optimizers.groups import compute_norm
 from harness.parameters import FlatParameters
@@ -42,6 +44,16 @@ def check_capturable(config: Config) -> None:
             "host, which no graph holds: name another provider, or set step and evaluation in "
             "[graphs] to false"
         )
+
+
+def make_histories(
+    model: BertForPretraining, providers: dict[str, str], device: torch.device
+) -> Histories | None:
+    """Scales of the encoder's matrices, where an operation takes those of the step before."""
+    if "delayed" not in providers.values():
+        return None
+    layers = [module for module in model.encoder.modules() if isinstance(module, Dense)]
+    return Histories([layer.weight for layer in layers], device)
 
 
 def count_batch(output: Output, batch: Batch) -> Tensor:
@@ -112,6 +124,8 @@ class TrainingStep:
             device=device,
         )
         self.micro_batches = config.batch.gradient_accumulation_steps
+        self.histories = make_histories(self.model, config.operations, device)
+        self._has_history = self.histories is None
         self.counts = torch.zeros(3, dtype=torch.int64, device=device)
         self.static_batches: list[StaticBatch] = []
         self._graphs: dict[tuple[int, int], Replayable] = {}
@@ -122,10 +136,12 @@ class TrainingStep:
         for number in range(self.micro_batches):
             batch = fetch(self.static_batches)
             replayable = self._graphs.get((id(batch), self._kind(number)))
-            if replayable is None:  # no graphs, or more tokens than any of them was made for
+            # No graphs, more tokens than any of them was made for, or FP8 to be measured first.
+            if replayable is None or not self._has_history:
                 self._take(batch, self._kind(number))
             else:
                 replayable()
+        self._has_history = True
 
     def evaluate(self, batch: Batch) -> None:
         """Add a batch's correct predictions, masked tokens and sequences to `counts`."""
@@ -145,6 +161,9 @@ class TrainingStep:
         """
         graphs = self.config.graphs
         with preserve_state(self.state(), self.device):
+            if self.histories is not None:
+                self._take(training[-1], FIRST | LAST)  # as the first step will, which measures
+                self._has_history = True
             pool = None
             self.model.eval()
             for batch in evaluation[:1]:
@@ -167,6 +186,7 @@ class TrainingStep:
             if graphs.step:
                 self.static_batches = list(training)
                 self.run(lambda batches: batches[0])
+            self._has_history = self.histories is None
 
     def count_updates(self) -> int:
         """Updates applied so far, without those that were skipped; waits for the device."""
@@ -178,7 +198,8 @@ class TrainingStep:
 
     def state(self) -> list[Tensor]:
         """Every tensor that a step or an evaluation changes."""
-        return [*self.parameters.weights(), *self.optimizer.state(), self.counts]
+        scaled = [] if self.histories is None else [self.histories.numbers]
+        return [*self.parameters.weights(), *self.optimizer.state(), self.counts, *scaled]
 
     def _kind(self, number: int) -> int:
         """FIRST, LAST, both or neither: which micro-batch of a step that number is."""
@@ -191,15 +212,20 @@ class TrainingStep:
         if last:
             self.reduction.finish(self._clip if self.clips_before else None)
             self.optimizer.update()
+            if self.histories is not None:
+                self.histories.advance()
 
     @torch.no_grad()
     def _count(self, batch: Batch) -> None:
-        self.counts.add_(count_batch(self.model(batch), batch))
+        with follow_histories(self._has_history):
+            output = self.model(batch)
+        self.counts.add_(count_batch(output, batch))
 
     def backward(self, batch: Batch, first: bool = True, last: bool = True) -> None:
         """Make the gradients of a micro-batch, as a step's first or last."""
         self.reduction.begin(first, last)
-        output = self.model(batch)
+        with follow_histories(self._has_history):
+            output = self.model(batch)
         loss = pretraining_loss(
             output, batch.masked_ids, batch.next_sentence_labels, self.operations
         )[0]

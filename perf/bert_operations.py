@@ -27,8 +27,10 @@ from bert.model import (
     pretraining_loss,
 )
 from bert.probe import make_synthetic_batch
+from bert.step import make_histories
 from harness.commands import GOOD, InputError, Parser, run_command
 from harness.config import load_config
+from harness.ops.float8_history import follow_histories
 from harness.ops.table import resolve_operations
 from harness.parameters import FlatParameters
 from perf.comparison import Comparison, check_positive
@@ -95,11 +97,13 @@ def count_step(
 ) -> Count:
     """Forward and backward of one batch."""
     model, operations, _ = make_model(config, providers)
+    make_histories(model, providers, META)
     shapes = move_to_meta(batch)
 
     def run() -> None:
         labels = shapes.next_sentence_labels
-        output = forward(model, shapes)
+        with follow_histories():  # as all steps but the first
+            output = forward(model, shapes)
         pretraining_loss(output, shapes.masked_ids, labels, operations)[0].backward()
 
     return count(run, ATTENTION)

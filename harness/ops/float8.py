@@ -1,7 +1,7 @@
 """Tensors in FP8 with one scale each, and the matrix products of them.
 
 Per-tensor current scaling: the largest magnitude of the very tensor decides its scale, on the
-device. Nothing is kept from step to step, so that warm-up and evaluation leave no trace.
+device, and nothing is kept from step to step. By that of the step before: float8_history.
 Activations and weights are e4m3, gradients e5m2. Source: Micikevicius et al. 2022, "FP8 formats
 for deep learning"; MLPerf training rules, Numerical formats (fp8 is pre-approved).
 """

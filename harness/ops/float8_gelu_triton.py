@@ -16,7 +16,8 @@ from torch import Tensor
 
 from harness.ops.bias_gelu_triton import differentiate_gelu, find_gate, plan
 from harness.ops.column_sums_triton import sum_columns
-from harness.ops.float8 import E4M3, E5M2, GREATEST_SLOPE, LARGEST, Float8
+from harness.ops.float8 import E4M3, E5M2, GREATEST_SLOPE, Float8
+from harness.ops.float8_history import MEASURED, Scaling
 from harness.ops.float8_triton import (
     choose_constants,
     choose_grid,
@@ -25,7 +26,6 @@ from harness.ops.float8_triton import (
     find_tile,
     make_operand,
     store_cast,
-    store_inverse,
 )
 from harness.ops.kernels import (
     Launch,
@@ -72,9 +72,13 @@ def cast_kernel(
     rows,
     columns,
     inverse,
+    seen,
     height,
     width,
     limit: tl.constexpr,
+    greatest: tl.constexpr,
+    saturates: tl.constexpr,
+    records: tl.constexpr,
     largest_scale: tl.constexpr,
     programs: tl.constexpr,
     searched: tl.constexpr,
@@ -83,14 +87,20 @@ def cast_kernel(
     transposes: tl.constexpr,
 ):
     """One tile a program: gelu(x + bias) scale in FP8, and the same transposed."""
-    scale = find_scale(largest, limit, largest_scale, programs, searched)
+    scale = find_scale(
+        largest, inverse, seen, limit, greatest, largest_scale,
+        saturates, records, programs, searched,
+    )  # fmt: skip
     row, column, inside = find_tile(height, width, tile_rows, tile_columns)
     place = row.to(tl.int64)[:, None] * width + column[None, :]
     b = tl.load(bias + column, column < width, other=0.0).to(tl.float32)
     z = tl.load(x + place, inside, other=0.0).to(tl.float32) + b[None, :]
-    value = z * find_gate(z) * scale
-    store_cast(value, rows, columns, row, column, inside, height, width, transposes)
-    store_inverse(inverse, scale)
+    # Where there is no row there is the bias still.
+    value = tl.where(inside, z * find_gate(z), 0.0)
+    store_cast(
+        value, scale, rows, columns, seen, row, column, inside, height, width,
+        greatest, saturates, records, transposes,
+    )  # fmt: skip
 
 
 @named_kernel
@@ -103,9 +113,13 @@ def cast_gradient_kernel(
     columns,
     inverse,
     partials,
+    seen,
     height,
     width,
     limit: tl.constexpr,
+    greatest: tl.constexpr,
+    saturates: tl.constexpr,
+    records: tl.constexpr,
     largest_scale: tl.constexpr,
     programs: tl.constexpr,
     searched: tl.constexpr,
@@ -114,15 +128,20 @@ def cast_gradient_kernel(
     transposes: tl.constexpr,
 ):
     """One tile a program: the gradient of x in both layouts, and its sums for the bias."""
-    scale = find_scale(largest, limit, largest_scale, programs, searched)
+    scale = find_scale(
+        largest, inverse, seen, limit, greatest, largest_scale,
+        saturates, records, programs, searched,
+    )  # fmt: skip
     row, column, inside = find_tile(height, width, tile_rows, tile_columns)
     place = row.to(tl.int64)[:, None] * width + column[None, :]
     b = tl.load(bias + column, column < width, other=0.0).to(tl.float32)
     z = tl.load(x + place, inside, other=0.0).to(tl.float32) + b[None, :]
     dz = tl.load(grad + place, inside, other=0.0).to(tl.float32) * differentiate_gelu(z)
-    store_cast(dz * scale, rows, columns, row, column, inside, height, width, transposes)
+    store_cast(
+        dz, scale, rows, columns, seen, row, column, inside, height, width,
+        greatest, saturates, records, transposes,
+    )  # fmt: skip
     tl.store(partials + tl.program_id(0) * width + column, tl.sum(dz, 0), column < width)
-    store_inverse(inverse, scale)
 
 
 def _find_largest_gelu(x: Tensor, bias: Tensor) -> Tensor:
@@ -135,54 +154,80 @@ def _find_largest_gelu(x: Tensor, bias: Tensor) -> Tensor:
 
 
 def _cast_gelu(
-    x: Tensor, bias: Tensor, largest: Tensor, transposes: bool
+    x: Tensor,
+    bias: Tensor,
+    largest: Tensor,
+    seen: Tensor | None,
+    transposes: bool,
+    delayed: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     height, width = x.shape
     rows, columns, inverse = make_operand(height, width, E4M3, transposes, x.device)
-    constants = choose_constants(LARGEST[E4M3], largest.numel(), transposes)
+    programs, records = largest.numel(), seen is not None
+    constants = choose_constants(E4M3, programs, transposes, records, delayed)
     cast = Launch(cast_kernel, choose_grid(height, width), constants, warps=8)
-    cast(x, bias, largest, rows, columns if transposes else rows, inverse, height, width)
+    outputs = (rows, columns if transposes else rows, inverse, inverse if seen is None else seen)
+    cast(x, bias, largest, *outputs, height, width)
     return rows, columns, inverse
 
 
 def _cast_gradient(
-    grad: Tensor, x: Tensor, bias: Tensor, largest: Tensor
+    grad: Tensor,
+    x: Tensor,
+    bias: Tensor,
+    largest: Tensor,
+    seen: Tensor | None,
+    delayed: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     height, width = x.shape
     rows, columns, inverse = make_operand(height, width, E5M2, True, x.device)
-    constants = choose_constants(LARGEST[E5M2] / GREATEST_SLOPE, largest.numel(), True)
+    programs, records = largest.numel(), seen is not None
+    constants = choose_constants(E5M2, programs, True, records, delayed, GREATEST_SLOPE)
     grid = choose_grid(height, width)
     partials = torch.empty(1, grid[0], width, dtype=torch.float32, device=x.device)
     cast = Launch(cast_gradient_kernel, grid, constants, warps=8)
-    cast(grad, x, bias, largest, rows, columns, inverse, partials, height, width)
-    return rows, columns, inverse, partials
+    outputs = (rows, columns, inverse, partials)
+    cast(grad, x, bias, largest, *outputs, inverse if seen is None else seen, height, width)
+    return outputs
 
 
 _launch_search = register_operation(
     "find_largest_gelu(Tensor x, Tensor bias) -> Tensor", _find_largest_gelu
 )
 _launch_cast = register_operation(
-    "cast_gelu_float8(Tensor x, Tensor bias, Tensor largest, bool transposes) -> "
-    "(Tensor, Tensor, Tensor)",
+    "cast_gelu_float8(Tensor x, Tensor bias, Tensor largest, Tensor(a!)? seen, bool transposes, "
+    "bool delayed) -> (Tensor, Tensor, Tensor)",
     _cast_gelu,
 )
 _launch_gradient = register_operation(
-    "cast_gelu_gradient_float8(Tensor grad, Tensor x, Tensor bias, Tensor largest) -> "
-    "(Tensor, Tensor, Tensor, Tensor)",
+    "cast_gelu_gradient_float8(Tensor grad, Tensor x, Tensor bias, Tensor largest, "
+    "Tensor(a!)? seen, bool delayed) -> (Tensor, Tensor, Tensor, Tensor)",
     _cast_gradient,
 )
 
 
-def quantize_gelu(x: Tensor, bias: Tensor, transposes: bool) -> Float8:
-    """As harness.ops.float8.quantize_gelu; x: (T, features), contiguous; bias: (features,)."""
-    rows, columns, inverse = _launch_cast(x, bias, _launch_search(x, bias), transposes)
+def quantize_gelu(x: Tensor, bias: Tensor, transposes: bool, scaling: Scaling = MEASURED) -> Float8:
+    """As harness.ops.float8.quantize_gelu; x: (T, features), contiguous; bias: (features,).
+
+    scaling: as in harness.ops.float8_triton.quantize.
+    """
+    delayed = scaling.largest is not None
+    largest = _launch_search(x, bias) if scaling.largest is None else scaling.largest
+    rows, columns, inverse = _launch_cast(x, bias, largest, scaling.seen, transposes, delayed)
     return Float8(rows, columns if transposes else None, inverse)
 
 
-def quantize_gelu_gradient(grad: Tensor, x: Tensor, bias: Tensor) -> tuple[Float8, Tensor]:
+def quantize_gelu_gradient(
+    grad: Tensor, x: Tensor, bias: Tensor, scaling: Scaling = MEASURED
+) -> tuple[Float8, Tensor]:
     """As harness.ops.float8.quantize_gelu_gradient; all contiguous, grad and x (T, features).
 
-    The bias's gradient is a sum in a fixed order.
+    The bias's gradient is a sum in a fixed order. scaling: of the product with the slope, as in
+    harness.ops.float8_triton.quantize.
     """
-    rows, columns, inverse, partials = _launch_gradient(grad, x, bias, find_largest(grad))
+    delayed = scaling.largest is not None
+    largest = find_largest(grad) if scaling.largest is None else scaling.largest
+    rows, columns, inverse, partials = _launch_gradient(
+        grad, x, bias, largest, scaling.seen, delayed
+    )
     return Float8(rows, columns, inverse), sum_columns(partials, bias.dtype)[0]

@@ -16,7 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from harness.ops.column_sums_triton import sum_columns
-from harness.ops.float8 import E5M2, LARGEST, Float8
+from harness.ops.float8 import E5M2, Float8
+from harness.ops.float8_history import MEASURED, Scaling
 from harness.ops.float8_triton import (
     choose_constants,
     choose_grid,
@@ -24,7 +25,6 @@ from harness.ops.float8_triton import (
     find_tile,
     make_operand,
     store_cast,
-    store_inverse,
 )
 from harness.ops.joined_gradients_triton import check_gradients, plan
 from harness.ops.kernels import (
@@ -97,9 +97,13 @@ def cast_kernel(
     columns,
     inverse,
     partials,
+    seen,
     height,
     features,
     limit: tl.constexpr,
+    greatest: tl.constexpr,
+    saturates: tl.constexpr,
+    records: tl.constexpr,
     largest_scale: tl.constexpr,
     programs: tl.constexpr,
     searched: tl.constexpr,
@@ -108,15 +112,20 @@ def cast_kernel(
     transposes: tl.constexpr,
 ):
     """One tile of one of the three a program: cast to its place in both layouts, and summed."""
-    scale = find_scale(largest, limit, largest_scale, programs, searched)
+    scale = find_scale(
+        largest, inverse, seen, limit, greatest, largest_scale,
+        saturates, records, programs, searched,
+    )  # fmt: skip
     part = tl.program_id(2)
     row, column, inside = find_tile(height, features, tile_rows, tile_columns)
     strides = (first_stride, second_stride, third_stride)
     value = load_part(first, second, third, *strides, part, row, column, inside)
     place, width = part * features + column, 3 * features
-    store_cast(value * scale, rows, columns, row, place, inside, height, width, transposes)
+    store_cast(
+        value, scale, rows, columns, seen, row, place, inside, height, width,
+        greatest, saturates, records, transposes,
+    )  # fmt: skip
     tl.store(partials + tl.program_id(0) * width + place, tl.sum(value, 0), column < features)
-    store_inverse(inverse, scale)
 
 
 def _find_largest_joined(first: Tensor, second: Tensor, third: Tensor) -> Tensor:
@@ -130,17 +139,23 @@ def _find_largest_joined(first: Tensor, second: Tensor, third: Tensor) -> Tensor
 
 
 def _cast_joined(
-    first: Tensor, second: Tensor, third: Tensor, largest: Tensor
+    first: Tensor,
+    second: Tensor,
+    third: Tensor,
+    largest: Tensor,
+    seen: Tensor | None,
+    delayed: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     height, features = first.shape
     rows, columns, inverse = make_operand(height, 3 * features, E5M2, True, first.device)
     grid = (*choose_grid(height, features), 3)
     partials = torch.empty(1, grid[0], 3 * features, dtype=torch.float32, device=first.device)
     strides = (first.stride(0), second.stride(0), third.stride(0))
-    constants = choose_constants(LARGEST[E5M2], largest.numel(), True)
+    constants = choose_constants(E5M2, largest.numel(), True, seen is not None, delayed)
     cast = Launch(cast_kernel, grid, constants, warps=8)
     outputs = (rows, columns, inverse, partials)
-    cast(first, second, third, *strides, largest, *outputs, height, features)
+    noted = inverse if seen is None else seen
+    cast(first, second, third, *strides, largest, *outputs, noted, height, features)
     return outputs
 
 
@@ -149,20 +164,23 @@ _launch_search = register_operation(
     _find_largest_joined,
 )
 _launch_cast = register_operation(
-    "cast_joined_float8(Tensor first, Tensor second, Tensor third, Tensor largest) -> "
-    "(Tensor, Tensor, Tensor, Tensor)",
+    "cast_joined_float8(Tensor first, Tensor second, Tensor third, Tensor largest, "
+    "Tensor(a!)? seen, bool delayed) -> (Tensor, Tensor, Tensor, Tensor)",
     _cast_joined,
 )
 
 
 def quantize_joined(
-    gradients: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype
+    gradients: tuple[Tensor, Tensor, Tensor], dtype: torch.dtype, scaling: Scaling = MEASURED
 ) -> tuple[Float8, Tensor]:
     """torch.cat(gradients, 1) in e5m2, both layouts, and its column sums, (3 features,) in `dtype`.
 
     Three (T, features) of one type; one scale for all. The sums are taken in fp32 in a fixed order.
-    Rows may lie apart in memory. Raises InputError for other shapes or types.
+    Rows may lie apart in memory. scaling: as in harness.ops.float8_triton.quantize. Raises
+    InputError for other shapes or types.
     """
     parts = check_gradients(gradients)
-    rows, columns, inverse, partials = _launch_cast(*parts, _launch_search(*parts))
+    delayed = scaling.largest is not None
+    largest = _launch_search(*parts) if scaling.largest is None else scaling.largest
+    rows, columns, inverse, partials = _launch_cast(*parts, largest, scaling.seen, delayed)
     return Float8(rows, columns, inverse), sum_columns(partials, dtype)[0]

@@ -1,6 +1,7 @@
 """Casting to FP8 in two kernels: the largest magnitude, then both layouts in one pass.
 
-16-bit x is read twice and written twice in 8 bit: 6 bytes an element. What makes the operand of a
+16-bit x is read twice and written twice in 8 bit: 6 bytes an element; 4 where the step before says
+how to scale. What makes the operand of a
 product out of something else casts it on the way, with the parts below: see float8_gelu_triton and
 float8_join_triton.
 """
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from harness.commands import InputError
 from harness.ops.float8 import LARGEST, LARGEST_SCALE, Float8
+from harness.ops.float8_history import MARGIN, MEASURED, Scaling
 from harness.ops.kernels import (
     Launch,
     count_multiprocessors,
@@ -34,15 +36,29 @@ TILE_ROWS, TILE_COLUMNS = 128, 64
 @triton.jit
 def find_scale(
     largest,
+    inverse,
+    seen,
     limit: tl.constexpr,
+    greatest: tl.constexpr,
     largest_scale: tl.constexpr,
+    saturates: tl.constexpr,
+    records: tl.constexpr,
     programs: tl.constexpr,
     searched: tl.constexpr,
 ):
-    """What takes the largest of the magnitudes that `programs` programs found to the limit."""
+    """What takes the largest of the magnitudes that `programs` programs found to the limit.
+
+    The first program stores its inverse. records: and what was measured, for the next step; where
+    it was not (saturates), each tile notes its own.
+    """
     number = tl.arange(0, searched)
     top = tl.max(tl.load(largest + number, number < programs, other=0.0), 0)
-    return tl.where(top > 0, tl.minimum(limit / top, largest_scale), 1.0)
+    scale = tl.where(top > 0, tl.minimum(limit / top, largest_scale), 1.0)
+    if (tl.program_id(0) == 0) & (tl.program_id(1) == 0) & (tl.program_id(2) == 0):
+        tl.store(inverse, 1.0 / scale)
+        if records and not saturates:
+            tl.atomic_max(seen, tl.where(top < float("inf"), top * (greatest / limit), 0.0))
+    return scale
 
 
 @triton.jit
@@ -54,26 +70,37 @@ def find_tile(height, width, tile_rows: tl.constexpr, tile_columns: tl.constexpr
 
 
 @triton.jit
-def store_inverse(inverse, scale):
-    """1 / scale, by the first program."""
-    if (tl.program_id(0) == 0) & (tl.program_id(1) == 0) & (tl.program_id(2) == 0):
-        tl.store(inverse, 1.0 / scale)
-
-
-@triton.jit
 def store_cast(
     value,
+    scale,
     rows,
     columns,
+    seen,
     row,
     column,
     inside,
     height,
     width,
+    greatest: tl.constexpr,
+    saturates: tl.constexpr,
+    records: tl.constexpr,
     transposes: tl.constexpr,
 ):
-    """A scaled tile in FP8 at (row, column) of (height, width), and turned of (width, height)."""
-    cast = value.to(rows.dtype.element_ty)
+    """A tile in FP8 at (row, column) of (height, width), and turned of (width, height).
+
+    saturates: what the scale takes past the greatest number of the format becomes that number;
+    what is not finite becomes none. records: seen then takes the largest finite magnitude.
+    """
+    if records and saturates:
+        size = tl.max(tl.max(tl.abs(value), 1), 0)
+        tl.atomic_max(seen, tl.where(size < float("inf"), size, 0.0))
+    scaled = value * scale
+    if saturates:
+        size = tl.abs(scaled)
+        cut = tl.where(scaled > 0, greatest, -greatest)
+        cut = tl.where(size < float("inf"), cut, scaled - scaled)
+        scaled = tl.where(size <= greatest, scaled, cut)
+    cast = scaled.to(rows.dtype.element_ty)
     tl.store(rows + row.to(tl.int64)[:, None] * width + column[None, :], cast, inside)
     if transposes:
         there = column.to(tl.int64)[:, None] * height + row[None, :]
@@ -99,9 +126,13 @@ def cast_kernel(
     rows,
     columns,
     inverse,
+    seen,
     height,
     width,
     limit: tl.constexpr,
+    greatest: tl.constexpr,
+    saturates: tl.constexpr,
+    records: tl.constexpr,
     largest_scale: tl.constexpr,
     programs: tl.constexpr,
     searched: tl.constexpr,
@@ -110,12 +141,17 @@ def cast_kernel(
     transposes: tl.constexpr,
 ):
     """One tile a program: x scale in FP8, and the same transposed."""
-    scale = find_scale(largest, limit, largest_scale, programs, searched)
+    scale = find_scale(
+        largest, inverse, seen, limit, greatest, largest_scale,
+        saturates, records, programs, searched,
+    )  # fmt: skip
     row, column, inside = find_tile(height, width, tile_rows, tile_columns)
     place = row.to(tl.int64)[:, None] * width + column[None, :]
-    value = tl.load(x + place, inside, other=0.0).to(tl.float32) * scale
-    store_cast(value, rows, columns, row, column, inside, height, width, transposes)
-    store_inverse(inverse, scale)
+    value = tl.load(x + place, inside, other=0.0).to(tl.float32)
+    store_cast(
+        value, scale, rows, columns, seen, row, column, inside, height, width,
+        greatest, saturates, records, transposes,
+    )  # fmt: skip
 
 
 def plan_largest(elements: int, multiprocessors: int) -> Launch:
@@ -125,11 +161,23 @@ def plan_largest(elements: int, multiprocessors: int) -> Launch:
 
 
 def choose_constants(
-    limit: float, programs: int, transposes: bool
+    dtype: torch.dtype,
+    programs: int,
+    transposes: bool,
+    records: bool,
+    delayed: bool,
+    bound: float = 1.0,
 ) -> dict[str, int | float | bool]:
-    """What all casts are compiled with; each program looks through `programs` magnitudes."""
+    """What all casts are compiled with; each program looks through `programs` magnitudes.
+
+    bound: times the measured magnitude nothing that is cast is larger.
+    """
+    greatest = LARGEST[dtype]
     return {
-        "limit": limit,
+        "limit": greatest / (MARGIN if delayed else bound),
+        "greatest": greatest,
+        "saturates": delayed,
+        "records": records,
         "largest_scale": LARGEST_SCALE,
         "programs": programs,
         "searched": round_up_to_power(programs),
@@ -161,31 +209,47 @@ def _find_largest(x: Tensor) -> Tensor:
 
 
 def _cast(
-    x: Tensor, largest: Tensor, dtype: torch.dtype, transposes: bool
+    x: Tensor,
+    largest: Tensor,
+    seen: Tensor | None,
+    dtype: torch.dtype,
+    transposes: bool,
+    delayed: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     height, width = x.shape
     rows, columns, inverse = make_operand(height, width, dtype, transposes, x.device)
-    constants = choose_constants(LARGEST[dtype], largest.numel(), transposes)
+    programs, records = largest.numel(), seen is not None
+    constants = choose_constants(dtype, programs, transposes, records, delayed)
     cast = Launch(cast_kernel, choose_grid(height, width), constants, warps=8)
-    cast(x, largest, rows, columns if transposes else rows, inverse, height, width)
+    # What is not there is not touched: another tensor stands for its address.
+    outputs = (rows, columns if transposes else rows, inverse, inverse if seen is None else seen)
+    cast(x, largest, *outputs, height, width)
     return rows, columns, inverse
 
 
 # The largest magnitude that each program found of its share, fp32.
 find_largest = register_operation("find_largest(Tensor x) -> Tensor", _find_largest)
 _launch_cast = register_operation(
-    "cast_float8(Tensor x, Tensor largest, ScalarType dtype, bool transposes) -> "
-    "(Tensor, Tensor, Tensor)",
+    "cast_float8(Tensor x, Tensor largest, Tensor(a!)? seen, ScalarType dtype, bool transposes, "
+    "bool delayed) -> (Tensor, Tensor, Tensor)",
     _cast,
 )
 
 
-def quantize(x: Tensor, dtype: torch.dtype, transposes: bool) -> Float8:
-    """As harness.ops.float8.quantize. Raises InputError unless x is a contiguous matrix."""
+def quantize(
+    x: Tensor, dtype: torch.dtype, transposes: bool, scaling: Scaling = MEASURED
+) -> Float8:
+    """As harness.ops.float8.quantize, or scaled by another magnitude than its own largest.
+
+    What that takes past the format's greatest number becomes that number. Raises InputError unless
+    x is a contiguous matrix.
+    """
     if x.dim() != 2 or not x.is_contiguous() or x.numel() == 0:
         raise InputError(
             f"the cast to FP8 takes a contiguous matrix, not shape {tuple(x.shape)} with strides "
             f"{x.stride()}"
         )
-    rows, columns, inverse = _launch_cast(x, find_largest(x), dtype, transposes)
+    delayed = scaling.largest is not None
+    largest = find_largest(x) if scaling.largest is None else scaling.largest
+    rows, columns, inverse = _launch_cast(x, largest, scaling.seen, dtype, transposes, delayed)
     return Float8(rows, columns if transposes else None, inverse)

@@ -26,6 +26,7 @@ PROVIDERS = (
     "fused",
     "padded",
     "scaled_mm",
+    "delayed",
     "separate",
 )
 
@@ -88,6 +89,7 @@ TABLE: dict[str, dict[str, str]] = {
         "torch": "harness.ops.linear:linear",
         "te": "harness.ops.linear_te:linear",
         "scaled_mm": "harness.ops.linear_scaled_mm:linear",
+        "delayed": "harness.ops.linear_scaled_mm:delayed",
     },
     "query_key_value": {
         "torch": "harness.ops.query_key_value:query_key_value",
@@ -95,6 +97,7 @@ TABLE: dict[str, dict[str, str]] = {
         "fused": "harness.ops.query_key_value_fused:query_key_value",
         "te": "harness.ops.linear_te:query_key_value",
         "scaled_mm": "harness.ops.query_key_value_scaled_mm:query_key_value",
+        "delayed": "harness.ops.query_key_value_scaled_mm:delayed",
     },
     "feed_forward": {
         "torch": "harness.ops.feed_forward:feed_forward",
@@ -102,6 +105,7 @@ TABLE: dict[str, dict[str, str]] = {
         "apex": "harness.ops.feed_forward_apex:feed_forward",
         "te": "harness.ops.feed_forward_te:feed_forward",
         "scaled_mm": "harness.ops.feed_forward_scaled_mm:feed_forward",
+        "delayed": "harness.ops.feed_forward_scaled_mm:delayed",
     },
     "varlen_attention": {
         "torch": "harness.ops.varlen_attention:varlen_attention",
@@ -134,7 +138,9 @@ TABLE: dict[str, dict[str, str]] = {
 }
 
 # These compute in FP8: another numerical format, not another order of rounding.
-FLOAT8_PROVIDERS = dict.fromkeys(("linear", "query_key_value", "feed_forward"), ("te", "scaled_mm"))
+FLOAT8_PROVIDERS = dict.fromkeys(
+    ("linear", "query_key_value", "feed_forward"), ("te", "scaled_mm", "delayed")
+)
 
 
 def resolve(operation: str, provider: str) -> Operation:

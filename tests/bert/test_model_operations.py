@@ -13,6 +13,7 @@ from bert.config import Config
 from bert.model import Batch, BertForPretraining, Operations, pretraining_loss
 from harness.config import load_config
 from harness.ops import resolve_operations
+from harness.ops.table import FLOAT8_PROVIDERS
 from harness.parameters import FlatParameters
 from tests.bert.test_model import TINY, make_sequences, pack
 
@@ -110,9 +111,11 @@ def test_in_bf16_the_fused_model_is_no_further_from_fp32_than_the_definitions() 
 
 
 @pytest.mark.usefixtures("rounded_interpretation")
-def test_in_fp8_the_model_is_close_to_fp32() -> None:
+@pytest.mark.parametrize("provider", ["scaled_mm", "delayed"])
+def test_in_fp8_the_model_is_close_to_fp32(provider: str) -> None:
     exact, gradients = differentiate(PLAIN, torch.float32)
-    loss, ours = differentiate(FLOAT8, torch.bfloat16)
+    providers = FLOAT8 | dict.fromkeys(FLOAT8_PROVIDERS, provider)
+    loss, ours = differentiate(providers, torch.bfloat16)
     assert torch.isclose(loss, exact, rtol=0.02)
     errors = sorted(measure_errors(ours, gradients).values())
     # Operands of 4 and 3 significant bits: 3 % and 5 % each, through two layers.

@@ -126,7 +126,7 @@ def test_an_operation_becomes_a_knob_with_its_second_provider(monkeypatch: pytes
 def test_a_search_stays_in_the_format_of_the_products():
     for name, provider, others in (
         ("h200_4x8", "triton", (("torch",), ("apex",))),
-        ("h200_4x8_fp8", "scaled_mm", (("te",),)),
+        ("h200_4x8_fp8", "delayed", (("te",), ("scaled_mm",))),
     ):
         file = ROOT / "bert" / "configs" / f"{name}.toml"
         knobs = list_knobs(file, "bert", read_text(file)[1], Place(2, "cuda"))

@@ -8,12 +8,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from harness.ops.float8_history import follow_histories
 from harness.ops.table import resolve
 
 SHORT = (torch.bfloat16, torch.float16)
 # Tokens of 96 sequences, masked tokens of them; hidden and inner size, words.
 TOKENS, MASKED, HIDDEN, INNER, WORDS = 24576, 3712, 1024, 4096, 30522
 EPS = 1e-12
+# By each tensor's own largest number; the first step and all others of delayed scaling.
+FLOAT8_WAYS = (("scaled_mm", False), ("delayed", False), ("delayed", True))
 
 BERT_NARROW_STORES = {
     "column_sums_triton:sum_kernel": "a line of sums a program",
@@ -90,27 +93,33 @@ def run_query_key_value(provider: str, dtype: torch.dtype) -> None:
     weights = leaf(3, HIDDEN, HIDDEN, dtype=dtype).unbind(0)
     biases = leaf(3, HIDDEN, dtype=dtype).unbind(0)
     x = leaf(TOKENS, HIDDEN, dtype=dtype)
-    projections = resolve("query_key_value", provider)(x, weights, biases)
     gradients = [torch.empty(TOKENS, HIDDEN, dtype=dtype, device="meta") for _ in range(3)]
-    torch.autograd.backward(projections, gradients)
+    for follow in (False, True) if provider == "delayed" else (False,):
+        with follow_histories(follow):
+            projections = resolve("query_key_value", provider)(x, weights, biases)
+        torch.autograd.backward(projections, gradients)
 
 
 def run_float8(dtype: torch.dtype) -> None:
-    operation = resolve("linear", "scaled_mm")
-    for outputs, inputs in ((HIDDEN, HIDDEN), (INNER, HIDDEN), (HIDDEN, INNER)):
-        x, weight = leaf(TOKENS, inputs, dtype=dtype), leaf(outputs, inputs, dtype=dtype)
-        operation(x, weight, leaf(outputs, dtype=dtype)).sum().backward()
-        with torch.no_grad():
-            operation(x, weight, None)
+    for provider, follow in FLOAT8_WAYS:
+        operation = resolve("linear", provider)
+        for outputs, inputs in ((HIDDEN, HIDDEN), (INNER, HIDDEN), (HIDDEN, INNER)):
+            x, weight = leaf(TOKENS, inputs, dtype=dtype), leaf(outputs, inputs, dtype=dtype)
+            with follow_histories(follow):
+                operation(x, weight, leaf(outputs, dtype=dtype)).sum().backward()
+                with torch.no_grad():
+                    operation(x, weight, None)
 
 
 def run_feed_forward(dtype: torch.dtype) -> None:
-    operation = resolve("feed_forward", "scaled_mm")
     inner, outer = leaf(INNER, HIDDEN, dtype=dtype), leaf(HIDDEN, INNER, dtype=dtype)
     x, bias = leaf(TOKENS, HIDDEN, dtype=dtype), leaf(INNER, dtype=dtype)
-    operation(x, inner, bias, outer).sum().backward()
-    with torch.no_grad():
-        operation(x, inner, bias, outer)
+    for provider, follow in FLOAT8_WAYS:
+        operation = resolve("feed_forward", provider)
+        with follow_histories(follow):
+            operation(x, inner, bias, outer).sum().backward()
+            with torch.no_grad():
+                operation(x, inner, bias, outer)
 
 
 BERT_CASES: dict[str, tuple[Callable[[torch.dtype], None], tuple[torch.dtype, ...]]] = {
@@ -121,6 +130,7 @@ BERT_CASES: dict[str, tuple[Callable[[torch.dtype], None], tuple[torch.dtype, ..
     "masked_cross_entropy": (run_masked_cross_entropy, SHORT),
     "query_key_value": (partial(run_query_key_value, "triton"), SHORT),
     "query_key_value in FP8": (partial(run_query_key_value, "scaled_mm"), SHORT),
+    "query_key_value in FP8, delayed": (partial(run_query_key_value, "delayed"), SHORT),
     "feed_forward in FP8": (run_feed_forward, SHORT),
     "float8": (run_float8, SHORT),
 }

@@ -134,9 +134,9 @@ def test_evaluation_keeps_no_transposes() -> None:
     module = pytest.importorskip("harness.ops.linear_scaled_mm")
     real = module.quantize
 
-    def watch(tensor: Tensor, dtype: torch.dtype, transposes: bool) -> Float8:
+    def watch(tensor: Tensor, dtype: torch.dtype, transposes: bool, scaling: Any) -> Float8:
         sizes.append(transposes)
-        cast: Float8 = real(tensor, dtype, transposes)
+        cast: Float8 = real(tensor, dtype, transposes, scaling)
         return cast
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():

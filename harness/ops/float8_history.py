@@ -1,0 +1,77 @@
+"""The largest magnitudes of the step before, by which FP8 casts may scale those of this one.
+
+Delayed scaling: a cast then reads its tensor once, and notes the largest magnitude that it sees for
+the next step. What nothing is known of yet is measured first, as without a history. Source:
+Micikevicius et al. 2022, "FP8 formats for deep learning"; NVIDIA/TransformerEngine, DelayedScaling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# What is cast of each product: its input, its weight, and the gradient of its result.
+INPUT, WEIGHT, GRADIENT = range(3)
+ROLES = 3
+MARGIN = 2.0  # a tensor may grow so much in one step before its largest numbers are cut
+_NAME = "float8_history"
+_following = False
+
+
+class Scaling(NamedTuple):
+    """largest: (1,), fp32, the magnitude to scale by, None to measure the tensor's own; seen: (1,),
+    fp32, which the largest magnitude of this cast is added to, None for nowhere."""
+
+    largest: Tensor | None
+    seen: Tensor | None
+
+
+MEASURED = Scaling(None, None)
+
+
+class Histories:
+    """Largest magnitudes of the casts around some weights: those of the last step and of this one.
+
+    numbers: (2, weights, 3), fp32, what training changes. Each weight carries its own part.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], device: torch.device) -> None:
+        self.numbers = torch.zeros(2, len(weights), ROLES, device=device)
+        for weight, part in zip(weights, self.numbers.unbind(1), strict=True):
+            setattr(weight, _NAME, part)
+
+    @torch.no_grad()
+    def advance(self) -> None:
+        """End a step: what was seen in it is what the next one scales by.
+
+        Where nothing was seen that is finite, what was known before stays.
+        """
+        before, seen = self.numbers
+        before.copy_(torch.where(seen > 0, seen, before))
+        seen.zero_()
+
+
+@contextmanager
+def follow_histories(follow: bool = True) -> Iterator[None]:
+    """Scale by the step before in this block, where `follow`; measure otherwise, as outside."""
+    global _following  # noqa: PLW0603  one process has one step
+    previous, _following = _following, follow
+    try:
+        yield
+    finally:
+        _following = previous
+
+
+def find_scaling(weight: Tensor, role: int, records: bool) -> Scaling:
+    """How to scale what is cast beside a weight; records: whether the next step asks for it.
+
+    A weight that no Histories was made for gets a history of its own, which nobody advances.
+    """
+    if not hasattr(weight, _NAME):
+        setattr(weight, _NAME, torch.zeros(2, ROLES, device=weight.device))
+    before, seen = getattr(weight, _NAME)[:, role : role + 1]
+    return Scaling(before if _following else None, seen if records else None)
