@@ -20,10 +20,12 @@ KINDS = {
     "convolution": r"conv|wgrad|dgrad|fprop|implicit_gemm|cudnn",
     "normalisation": r"batch_?norm|layer_?norm|dropout_add|bn_fw|bn_bw",
     "loss": r"cross_entropy|nll_loss|log_softmax",
-    "matrix product": r"gemm|addmm|\bmm\b|bmm|matmul|linear|cutlass|cublas|xmma|nvjet",
+    "cast to FP8": r"float8|find_largest",
+    "matrix product": r"gemm|addmm|scaled_mm|\bmm\b|bmm|matmul|linear|cutlass|cublas|xmma|nvjet",
     "memory": r"copy|memcpy|memset|fill|zero|\bcat\b|clone|index|embedding|gather|scatter",
 }
 OTHER = "elementwise and other"
+FLOAT8_SPEEDUP = 2.0  # of tensor cores over 16 bit, by the data sheets
 # Make no work: they only describe or reserve memory.
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
 NAMESPACES = ("aten", "harness", "c10d")  # torch's, our kernels', collectives
@@ -65,8 +67,9 @@ def count_moved_bytes(func: Any, args: Any, kwargs: Any, result: Any) -> int | N
 class OperationFloor(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the least time that each operation dispatched inside can take on a device.
 
-    For every operation that is the larger of FLOPs / flops_per_second and bytes of its tensors /
-    bytes_per_second; seconds: by kind of work; operations: how many, by kind.
+    For every operation that is the larger of FLOPs / flops_per_second (those of 16 bit, twice that
+    for products in FP8) and bytes of its tensors / bytes_per_second; seconds: by kind of work;
+    operations: how many, by kind.
     """
 
     def __init__(self, flops_per_second: float, bytes_per_second: float) -> None:
@@ -86,6 +89,8 @@ class OperationFloor(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func._overloadpacket in flop_registry:
             formula = flop_registry[func._overloadpacket]
             flops = float(formula(*args, **(kwargs or {}), out_val=result))
+            if func._overloadpacket is torch.ops.aten._scaled_mm:
+                flops /= FLOAT8_SPEEDUP
         kind = name_kind(func._schema.name.split("::")[-1])
         self.seconds[kind] += max(flops / self.flops_per_second, moved / self.bytes_per_second)
         self.operations[kind] += 1

@@ -25,6 +25,9 @@ from harness.operation_counts import KINDS, OTHER, OperationFloor, count_floor, 
         ("_foreach_copy_", "gradients and update"),
         ("cross_entropy_loss", "loss"),
         ("Memcpy DtoD (Device -> Device)", "memory"),
+        ("_scaled_mm", "matrix product"),
+        ("float8_gelu_cast_gradient", "cast to FP8"),
+        ("find_largest_joined", "cast to FP8"),
         ("relu_", OTHER),
     ],
 )
@@ -38,6 +41,16 @@ def test_the_floor_is_the_larger_of_both_limits() -> None:
     flops, moved = 2 * 8 * 16 * 4, 4 * (8 * 16 + 16 * 4 + 8 * 4)
     assert count_floor(lambda: a @ b, 1.0, 1e9) == {"matrix product": flops}
     assert count_floor(lambda: a @ b, 1e9, 1.0) == {"matrix product": moved}
+
+
+def test_products_in_fp8_have_twice_the_flops_a_second() -> None:
+    one = torch.ones(())
+    left, right = (torch.ones(32, 16).to(torch.float8_e4m3fn) for _ in range(2))
+
+    def multiply() -> None:
+        torch._scaled_mm(left, right.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+
+    assert count_floor(multiply, 1.0, 1e9) == {"matrix product": 2 * 32 * 32 * 16 / 2}
 
 
 def test_views_and_reservations_cost_nothing() -> None:
