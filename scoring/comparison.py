@@ -16,6 +16,7 @@ from scoring.report.timeline import Timeline, measure_timeline
 from scoring.rules import BENCHMARKS, HYPERPARAMETER_KEYS
 from scoring.run import Run
 from scoring.score import Score
+from scoring.submission import parse_count
 from scoring.verdict import Verdict
 from scoring.welch import MeanTest, compare_means
 
@@ -211,7 +212,13 @@ def _compare_systems(scores: Pair[Score]) -> dict[str, Pair[Any]]:
     tables = [{**log, **description} for log, description in zip(logged, described, strict=True)]
     keys = dict.fromkeys(key for table in tables for key in table)
     pairs = {key: (tables[0].get(key), tables[1].get(key)) for key in keys}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    return {key: pair for key, pair in pairs.items() if _differ(*pair)}
+
+
+def _differ(first: Any, second: Any) -> bool:
+    """Say whether two values differ; a description writes a count as text, a log as a number."""
+    count = parse_count(first)
+    return bool(first != second) and (count is None or count != parse_count(second))
 
 
 def _read_logs(score: Score) -> dict[str, Any]:

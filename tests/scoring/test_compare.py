@@ -17,6 +17,7 @@ from scoring.profile import load_profile
 from scoring.report.comparison_page import write_comparison_page
 from scoring.score import score_folder
 from scoring.welch import compare_means
+from tests.scoring.conftest import make_line
 from tests.scoring.test_page import Page
 
 
@@ -100,6 +101,22 @@ def test_both_are_told_in_one_document(comparison):
     settings = document["benchmarks"]["resnet"]["settings"]
     assert settings == {"lars_opt_base_learning_rate": [10.5, 11.0]}
     assert document["system"] == {"accelerators_per_node": ["4", "8"]}
+
+
+@pytest.mark.parametrize("nodes", [4, 2])
+def test_a_count_is_the_same_as_text_and_as_number(make_campaign, tmp_path, nodes):
+    """A log says 4 nodes, a description "4": told only where the number is another."""
+    described = make_campaign().write(tmp_path / "described")
+    logged = make_campaign()
+    for lines in (*logged.runs["resnet"], *logged.runs["bert"]):
+        lines.insert_after("cache_clear", make_line(lines[0]["time_ms"], "number_of_nodes", nodes))
+    folder = logged.write(tmp_path / "logged")
+    (folder / "system.json").unlink()
+    profile = load_profile("lp2bm")
+    scores = [score_folder(side, "4.0.0", profile, False) for side in (described, folder)]
+    system = compare_scores(("one", "other"), tuple(scores)).system
+    assert system["accelerators_per_node"] == ("4", None)
+    assert system.get("number_of_nodes") == (None if nodes == 4 else ("4", 2))
 
 
 def test_the_difference_comes_with_its_test(comparison):
