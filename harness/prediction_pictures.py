@@ -11,7 +11,7 @@ import numpy as np
 
 INK, SOFT, LINE = "#1d2939", "#475467", "#e3e6ea"
 BLUE, ORANGE, GREEN, GRAY = "#2563a8", "#d97706", "#2f855a", "#98a2b3"
-COLOURS = (BLUE, ORANGE, GREEN, "#7c3aed", "#0e7490", "#be185d", "#4d7c0f")
+COLOURS = (BLUE, ORANGE, GREEN, "#7c3aed", "#06b6d4", "#be185d", "#84a30f")
 WIDTH, HEIGHT = 560, 330
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 14, 42
 

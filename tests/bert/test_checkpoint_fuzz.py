@@ -74,7 +74,7 @@ def test_a_reader_that_fails_otherwise_is_found(
 
     monkeypatch.setattr(fuzzer, "open_weights", fail)
     monkeypatch.setattr(fuzzer, "Samples", lambda folder: samples_of(folder, monkeypatch))
-    monkeypatch.setattr(fuzzer, "limit_memory", lambda: None)
+    monkeypatch.setattr(fuzzer, "limit_memory", lambda more: None)
     execute = fuzzer.make_fuzzer()
     with pytest.raises(Damaged) as caught:
         execute(Random(1), 0)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import atexit
 import io
 import json
-import resource
 import shutil
 import struct
 import sys
@@ -43,7 +42,7 @@ from tests.bert.checkpoint_files import (
 )
 from tests.bert.conftest import write_block, write_varint
 from tests.fuzz.damage import damage_bytes
-from tests.fuzz.loop import Damaged, Execute, run_fuzzer
+from tests.fuzz.loop import Damaged, Execute, limit_memory, run_fuzzer
 
 # Of address space, over what the libraries take: no reader of these small files needs a tenth.
 MEMORY_BYTES = 512 << 20
@@ -297,13 +296,6 @@ def read_or_refuse(read: Callable[[], object]) -> object:
     return None
 
 
-def limit_memory() -> None:
-    """Let this process take so much more address space than it has now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY_BYTES, hard))
-
-
 def make_fuzzer() -> Execute:
     """Make the function that runs one execution."""
     torch.set_num_threads(1)
@@ -311,7 +303,7 @@ def make_fuzzer() -> Execute:
     folder = Path(tempfile.mkdtemp(prefix="fuzz", dir=in_memory if in_memory.is_dir() else None))
     atexit.register(shutil.rmtree, folder)
     samples = Samples(folder)
-    limit_memory()
+    limit_memory(MEMORY_BYTES)
 
     def execute(random: Random, number: int) -> None:
         path, content, read, guarded = TARGETS[number % len(TARGETS)](random, samples)
