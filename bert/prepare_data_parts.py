@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -41,6 +41,14 @@ class Part:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A shard that is there; kept: an earlier call made it."""
+
+    shard: Shard
+    kept: bool
+
+
 def describe_shard(path: Path, description: dict[str, Any]) -> Shard:
     """Make the manifest's entry of a shard from its description."""
     return Shard(
@@ -54,7 +62,7 @@ def describe_shard(path: Path, description: dict[str, Any]) -> Shard:
 
 
 def _serve(vocab: Path, settings: ExampleSettings, pipe: Connection) -> None:
-    """The process of a worker: gets Parts; sends shares (float), then the Shard, or a sentence."""
+    """The process of a worker: gets Parts; sends shares (float), then Finished, or a sentence."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once and in silence
     parent, sent_seconds = os.getppid(), 0.0
 
@@ -70,7 +78,7 @@ def _serve(vocab: Path, settings: ExampleSettings, pipe: Connection) -> None:
         maker = load_shard_maker(read_vocabulary(vocab), settings)
         while True:
             part: Part = pipe.recv()
-            pipe.send(describe_shard(part.shard, maker.make(part.text, part.shard, report)))
+            pipe.send(make_part(part, maker, report))
     except EOFError:  # no more parts
         return
     except (BrokenPipeError, ConnectionResetError):
@@ -86,6 +94,12 @@ def load_shard_maker(vocabulary: Vocabulary, settings: ExampleSettings) -> Shard
     from bert.shard_maker import ShardMaker
 
     return ShardMaker(vocabulary, settings)
+
+
+def make_part(part: Part, maker: ShardMaker, report: Callable[[float], None]) -> Finished:
+    """Make the shard of a part, or keep it; report gets the share that is done, 0 to 1."""
+    description, kept = maker.make(part.text, part.shard, report)
+    return Finished(describe_shard(part.shard, description), kept)
 
 
 @contextlib.contextmanager
@@ -151,27 +165,61 @@ def create_data(
     return manifest
 
 
-def _count_kilobytes(parts: list[Part]) -> int:
-    return max(1, sum(part.bytes for part in parts) // 1000)
-
-
 def _say(sentence: str) -> None:
     print(f"create: {sentence}", file=sys.stderr, flush=True)
 
 
+class Work:
+    """What is done of all parts, and the progress of it; a shard that was there is no work."""
+
+    def __init__(self, parts: list[Part]) -> None:
+        self.parts = parts
+        self.shares = [0.0] * len(parts)
+        self.finished: list[Finished | None] = [None] * len(parts)
+        self.progress = Progress("create", 0, "kB")
+
+    def take(self, number: int, answer: float | Finished) -> None:
+        """Take the share that is done of part `number`, or its shard."""
+        if isinstance(answer, Finished):
+            self.finished[number], self.shares[number] = answer, 1.0
+        else:
+            self.shares[number] = answer
+
+    def show(self) -> None:
+        """Show how much of the texts without a kept shard is done."""
+        ready = sum(finished is not None for finished in self.finished)
+        self.progress.update(self._measure(), f"{ready}/{len(self.parts)} shards")
+
+    def finish(self) -> list[Shard]:
+        """Say what was made and what was there; return all shards."""
+        finished = [item for item in self.finished if item is not None]
+        kept = sum(item.kept for item in finished)
+        shards = f"{len(self.parts)} shards"
+        note = f"({kept} of {shards} were there)" if kept else f"in {shards}"
+        self.progress.finish(self._measure(), note)
+        return [item.shard for item in finished]
+
+    def _measure(self) -> int:
+        """Return the kB that are done, and tell the progress how many there are in all."""
+        done = total = 0.0
+        for part, share, finished in zip(self.parts, self.shares, self.finished, strict=True):
+            if finished is None or not finished.kept:
+                total += part.bytes
+                done += share * part.bytes
+        self.progress.total = int(total) // 1000
+        return int(done) // 1000
+
+
 def _make_here(parts: list[Part], maker: ShardMaker) -> list[Shard]:
-    progress = Progress("create", _count_kilobytes(parts), "kB")
-    shards: list[Shard] = []
-    before = 0
-    for part in parts:
+    work = Work(parts)
+    for number, part in enumerate(parts):
 
-        def report(share: float, part: Part = part, before: int = before) -> None:
-            progress.update(int(before + share * part.bytes) // 1000)
+        def report(share: float, number: int = number) -> None:
+            work.take(number, share)
+            work.show()
 
-        shards.append(describe_shard(part.shard, maker.make(part.text, part.shard, report)))
-        before += part.bytes
-    progress.finish(progress.total, f"in {len(parts)} shards")
-    return shards
+        work.take(number, make_part(part, maker, report))
+    return work.finish()
 
 
 class Pool:
@@ -182,11 +230,9 @@ class Pool:
     ) -> None:
         self.parts, self.vocab, self.settings, self.workers = parts, vocab, settings, workers
         self.context = multiprocessing.get_context("spawn")
-        self.shares = [0.0] * len(parts)
-        self.shards: list[Shard | None] = [None] * len(parts)
+        self.work = Work(parts)
         self.running: dict[Connection, tuple[int, Any]] = {}
         self.idle: list[tuple[Connection, Any]] = []
-        self.progress = Progress("create", _count_kilobytes(parts), "kB")
 
     def run(self) -> list[Shard]:
         """Make all shards; on the first failure end the others and raise it."""
@@ -197,7 +243,7 @@ class Pool:
                     self.start(waiting.pop())
                 for pipe in wait(list(self.running)):
                     self._receive(pipe)  # type: ignore[arg-type]
-                self._show()
+                self.work.show()
         finally:
             for pipe, process in self.idle:
                 pipe.close()
@@ -205,8 +251,7 @@ class Pool:
             for _, process in self.running.values():
                 process.terminate()
                 process.join()
-        self.progress.finish(self.progress.total, f"in {len(self.parts)} shards")
-        return [shard for shard in self.shards if shard is not None]
+        return self.work.finish()
 
     def start(self, number: int) -> None:
         """Give part `number` to an idle process, or to a new one."""
@@ -237,15 +282,7 @@ class Pool:
             ) from None
         if isinstance(answer, str):
             raise InputError(answer)
-        if isinstance(answer, Shard):
-            self.shards[number] = answer
-            self.shares[number] = 1.0
+        self.work.take(number, answer)
+        if isinstance(answer, Finished):
             del self.running[pipe]
             self.idle.append((pipe, process))
-        else:
-            self.shares[number] = answer
-
-    def _show(self) -> None:
-        done = sum(share * part.bytes for share, part in zip(self.shares, self.parts, strict=True))
-        finished = sum(shard is not None for shard in self.shards)
-        self.progress.update(int(done) // 1000, f"{finished}/{len(self.parts)} shards")

@@ -63,8 +63,10 @@ class ShardMaker:
         self.vocabulary, self.settings = vocabulary, settings
         self.tokenizer = Tokenizer(vocabulary)
 
-    def make(self, text: Path, shard: Path, report: Callable[[float], None]) -> dict[str, Any]:
-        """Make the shard of a text, or keep it, and return its description.
+    def make(
+        self, text: Path, shard: Path, report: Callable[[float], None]
+    ) -> tuple[dict[str, Any], bool]:
+        """Make the shard of a text, or keep it; return its description and whether it was kept.
 
         report gets the share that is done, 0 to 1. Raises InputError where the text cannot be
         used, OSError where a file cannot.
@@ -72,10 +74,10 @@ class ShardMaker:
         origin = describe_origin(text, self.vocabulary, self.settings)
         kept = find_shard(shard, origin)
         if kept is not None:
-            return kept
+            return kept, True
         try:
             index, records = order_examples(self._make_examples(text, report))
-            return write_shard(shard, index, records, origin)
+            return write_shard(shard, index, records, origin), False
         except MemoryError:
             raise InputError(
                 f"{text}: its {origin['text']['bytes']:,} bytes are too many for the memory of "

@@ -131,6 +131,26 @@ def test_killed_create_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> N
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_create_tells_what_it_kept_from_what_it_made(
+    workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vocab, texts = write_vocabulary(tmp_path), write_texts(tmp_path, 3)
+    out = tmp_path / "out"
+    kilobytes = sum(text.stat().st_size for text in texts) // 1000
+    first = create_data(texts, vocab, out, SMALL, workers)
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"create: {kilobytes} kB in ") and told.endswith(" in 3 shards")
+    (out / first.shards[1].name).unlink()
+    assert create_data(texts, vocab, out, SMALL, workers) == first
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"create: {texts[1].stat().st_size // 1000} kB in ")
+    assert told.endswith("(2 of 3 shards were there)")
+    create_data(texts, vocab, out, SMALL, workers)
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("create: 0 kB in ") and told.endswith("(3 of 3 shards were there)")
+
+
 def test_finished_shards_are_made_anew_when_anything_differs(tmp_path: Path) -> None:
     vocab, texts = write_vocabulary(tmp_path), write_texts(tmp_path, 2)
     out = tmp_path / "out"
