@@ -50,7 +50,8 @@ def test_index_and_records_are_the_oracles(tmp_path: Path, length: int, wide: bo
     (tmp_path / "text").write_bytes(content)
     shares: list[float] = []
     maker = ShardMaker(make_vocabulary(pieces), chosen)
-    description = maker.make(tmp_path / "text", tmp_path / "shard", shares.append)
+    description, kept = maker.make(tmp_path / "text", tmp_path / "shard", shares.append)
+    assert not kept
     documents = oracle.read_documents(content, make_oracle(pieces))
     rows = oracle.ExampleMaker(documents, pieces, chosen).rows
     index, records = oracle.encode_rows(rows, wide)
