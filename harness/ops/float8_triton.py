@@ -18,7 +18,7 @@ from torch import Tensor
 
 from harness.commands import InputError
 from harness.ops.float8 import LARGEST, LARGEST_SCALE, Float8
-from harness.ops.float8_history import MARGIN, MEASURED, Scaling
+from harness.ops.float8_history import MARGINS, MEASURED, Scaling
 from harness.ops.kernels import (
     Launch,
     count_multiprocessors,
@@ -174,7 +174,7 @@ def choose_constants(
     """
     greatest = LARGEST[dtype]
     return {
-        "limit": greatest / (MARGIN if delayed else bound),
+        "limit": greatest / (MARGINS[dtype] if delayed else bound),
         "greatest": greatest,
         "saturates": delayed,
         "records": records,

@@ -10,7 +10,7 @@ from harness.ops.float8 import E4M3, E5M2, LARGEST, Float8
 from harness.ops.float8_history import (
     GRADIENT,
     INPUT,
-    MARGIN,
+    MARGINS,
     ROLES,
     WEIGHT,
     Histories,
@@ -40,7 +40,7 @@ def make_scaling(largest: float, seen: float = 0.0) -> Scaling:
 
 def cut(x: Tensor, largest: float, dtype: torch.dtype) -> Tensor:
     """x scaled by another largest number: rounded, and cut where it is past the format."""
-    scale = LARGEST[dtype] / MARGIN / largest
+    scale = LARGEST[dtype] / MARGINS[dtype] / largest
     scaled = (x.float() * torch.tensor(scale)).clamp(-LARGEST[dtype], LARGEST[dtype])
     return scaled.to(dtype)
 
@@ -61,7 +61,7 @@ def test_a_cast_is_scaled_by_the_number_given_and_notes_its_own(
     assert torch.equal(ours.columns.double(), expected.double().t())
     assert scaling.seen == 2.0 and scaling.largest == largest
     # Within the margin nothing is cut; where the scale is a power of two it is that of rounding.
-    if MARGIN * largest >= 2.0:
+    if MARGINS[dtype] * largest >= 2.0:
         assert measure_error(decode(ours), x.double()) < (0.04 if dtype == E4M3 else 0.08)
     assert quantize(x, dtype, False, Scaling(scaling.largest, None)).columns is None
 
