@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TextIO
 
 from harness.commands import GOOD, InputError, Parser, run_command
 
@@ -41,8 +43,9 @@ def main(arguments: Sequence[str]) -> int:
     unfinished = output.with_name(f".{output.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    make_resnet_data(unfinished)
-    make_bert_data(unfinished)
+    with tell_as(unfinished, options.output):
+        make_resnet_data(unfinished)
+        make_bert_data(unfinished)
     (unfinished / STAMP).write_text(describe(unfinished, version), encoding="utf-8")
     replace_folder(output, unfinished)
     return GOOD
@@ -57,6 +60,39 @@ def check_replaceable(output: Path) -> None:
             f"{output} is there and was not made by python -m demo: name another folder "
             f"with --output, or move it away"
         )
+
+
+class Renaming:
+    """A stream that writes one text in place of another; all else is the stream's own."""
+
+    def __init__(self, stream: TextIO, old: str, new: str) -> None:
+        self.stream, self.old, self.new = stream, old, new
+
+    def write(self, text: str) -> int:
+        """Write text, which holds the other one whole or not at all."""
+        self.stream.write(text.replace(self.old, self.new))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@contextlib.contextmanager
+def tell_as(unfinished: Path, output: Path) -> Iterator[None]:
+    """Let progress, results and errors name the folder that the user will find."""
+    old, new = str(unfinished), str(output)
+    try:
+        with (
+            contextlib.redirect_stdout(Renaming(sys.stdout, old, new)),
+            contextlib.redirect_stderr(Renaming(sys.stderr, old, new)),
+        ):
+            yield
+    except InputError as error:
+        raise InputError(str(error).replace(old, new)) from error
+    except OSError as error:
+        if error.filename is not None:
+            error.filename = str(error.filename).replace(old, new)
+        raise
 
 
 def replace_folder(output: Path, finished: Path) -> None:

@@ -5,6 +5,8 @@ Also that the demonstration's profile of scoring says what this folder and the c
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -94,6 +96,36 @@ def test_the_second_time_it_says_so_and_touches_nothing(
     written = capsys.readouterr()
     assert (written.out, written.err) == ("", f"{made} is there and up to date\n")
     assert list_files(made) == before
+
+
+def test_messages_name_the_folder_that_will_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(Path("demo"))
+    written = capsys.readouterr()
+    assert written.out.startswith("demo/resnet: 24 training and 12 validation images")
+    for name in ("train", "eval_all", "eval"):
+        assert f" examples in demo/bert/{name}\n" in written.err
+    for text in written:
+        assert ".part" not in text and str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("kind", [InputError, OSError])
+def test_errors_name_the_folder_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    note_makers(monkeypatch)
+
+    def fail(folder: Path) -> None:
+        if kind is InputError:
+            raise InputError(f"{folder / 'bert'} is odd")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder / "bert")
+
+    monkeypatch.setattr(demo_main, "make_bert_data", fail)
+    with pytest.raises(kind) as caught:
+        make(tmp_path / "demo")
+    assert f"{tmp_path / 'demo' / 'bert'}" in str(caught.value)
 
 
 def note_makers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
