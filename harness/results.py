@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,6 +24,7 @@ from harness.commands import InputError
 from harness.files import write_atomically
 
 FREE_SPACE_BYTES = 64 << 20
+RESERVE_BYTES = 1 << 20
 TOKEN = ":::MLLOG "
 
 
@@ -76,6 +77,8 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.failed = folder / "failed"
+        # Held while a campaign runs and given up for a record that finds the disk full.
+        self.reserve = folder / ".reserve"
         self.settings: dict[str, str] = {}
 
     def log(self, benchmark: str, run: int) -> Path:
@@ -130,6 +133,8 @@ class Results:
         self._record_left_behind()
         with write_atomically(record) as file:
             json.dump(settings, file, indent=1)
+        with write_atomically(self.reserve, "wb") as reserve:
+            reserve.write(os.urandom(RESERVE_BYTES))  # nothing that a file system could compress
         self.settings = settings
 
     def _record_left_behind(self) -> None:
@@ -147,8 +152,8 @@ class Results:
     def record_failure(self, benchmark: str, run: int, reason: str, status: int | None) -> Attempt:
         """Move a failed run's log and output to failed/, with a record of the reason.
 
-        status: the launcher's, None where the campaign ended it. Raises OSError, and then log and
-        output are left for the next start.
+        status: the launcher's, None where the campaign ended it. On a full disk the reserve makes
+        room. Raises OSError, and then log and output are left for the next start.
         """
         log = self.unfinished_log(benchmark, run)
         attempt = Attempt(
@@ -161,7 +166,14 @@ class Results:
             recorded_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             settings=self.settings,
         )
-        record_attempt(self.failed, attempt, log, self.output(benchmark, run))
+        output = self.output(benchmark, run)
+        try:
+            record_attempt(self.failed, attempt, log, output)
+        except OSError:
+            if not self.reserve.exists():
+                raise
+            self.reserve.unlink()
+            record_attempt(self.failed, attempt, log, output)
         return attempt
 
     def failed_attempts(self) -> list[Attempt]:
@@ -192,7 +204,11 @@ class Results:
                     f"locks (Lustre: mounted without -o flock); name a folder on another one with "
                     f"--results"
                 ) from None
-            yield
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # what ended the campaign is what to tell
+                    self.reserve.unlink(missing_ok=True)
 
 
 def hash_file(path: Path) -> str:

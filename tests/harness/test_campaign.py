@@ -8,14 +8,17 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness import campaign
+from harness.attempts import record_attempt
 from harness.campaign import (
     Relay,
     copy_system_file,
@@ -31,7 +34,7 @@ from harness.campaign import (
     settings_of,
 )
 from harness.commands import InputError
-from harness.results import Results
+from harness.results import RESERVE_BYTES, Results
 from harness.systems import System, load_system
 
 DEMO = campaign.SYSTEMS / "demo.toml"
@@ -255,6 +258,32 @@ def test_a_full_disk_is_told_and_what_is_there_stays(
     (attempt,) = results.failed_attempts()
     assert attempt.reason == "the campaign itself was ended before the run was; from the ranks"
     assert not results.unfinished_log("bert", 0).exists()
+
+
+def test_a_full_disk_is_put_on_record_in_the_space_held_for_that(
+    trainer: Trainer, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full before the run has written a word; only the reserve can make room."""
+
+    def refuse(*arguments: Any) -> None:
+        if results.reserve.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        record_attempt(*arguments)
+
+    def fill(*_: object) -> None:
+        results.unfinished_log("bert", 0).touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("harness.results.record_attempt", refuse)
+    monkeypatch.setattr(campaign, "run_tree", fill)
+    assert results.reserve.stat().st_blocks * 512 >= RESERVE_BYTES
+    with pytest.raises(InputError, match="bert run 1 of 1 was ended: no space left on the disk"):
+        run_once(trainer.system, DEMO, "bert", results, 0, 1)
+    (attempt,) = results.failed_attempts()
+    assert attempt.reason.startswith("was ended: no space left on the disk")
+    assert not results.unfinished_log("bert", 0).exists()
+    results.open({}, ["bert"], resume=True)
+    assert results.reserve.exists() and len(results.failed_attempts()) == 1
 
 
 def test_the_system_file_is_copied_to_the_results(results: Results) -> None:

@@ -137,4 +137,6 @@ def test_one_campaign_at_a_time(tmp_path: Path) -> None:
     ):
         pass
     with results.lock():
-        pass
+        results.open({}, ["bert"], resume=False)
+        assert results.reserve.exists()
+    assert not results.reserve.exists()
