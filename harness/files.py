@@ -15,7 +15,8 @@ def write_atomically(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file for writing that takes its name only when the block ends well.
 
     mode: "w" (UTF-8, LF line ends) or "wb". The data is on the disk before the rename, and on any
-    error the temporary file is removed and an earlier file of that name stays as it was.
+    error the temporary file is removed and an earlier file of that name stays as it was. A killed
+    process leaves it: only who holds the folder's lock knows that nobody writes it any more.
     Raises OSError as open, write and rename do, and for what must not be replaced, as a device.
     """
     path = Path(path)
