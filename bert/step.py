@@ -145,7 +145,8 @@ class TrainingStep:
 
     def evaluate(self, batch: Batch) -> None:
         """Add a batch's correct predictions, masked tokens and sequences to `counts`."""
-        if self._evaluation is not None and isinstance(batch, StaticBatch):
+        # Before the first step the graph's FP8 would be scaled by nothing.
+        if self._evaluation is not None and self._has_history and isinstance(batch, StaticBatch):
             static, replayable = self._evaluation
             if batch.shape == static.shape:
                 batch.copy_into(static)
@@ -186,7 +187,12 @@ class TrainingStep:
             if graphs.step:
                 self.static_batches = list(training)
                 self.run(lambda batches: batches[0])
-            self._has_history = self.histories is None
+            if self.histories is not None:
+                self._has_history = False
+                if graphs.step:
+                    # Beside the graphs' memory the first step needs its own: found here, kept.
+                    self.run(lambda batches: batches[-1])
+                    self._has_history = False
 
     def count_updates(self) -> int:
         """Updates applied so far, without those that were skipped; waits for the device."""

@@ -34,6 +34,13 @@ TILE_ROWS, TILE_COLUMNS = 128, 64
 
 
 @triton.jit
+def note_magnitude(seen, size):
+    """What the next step scales by is no smaller than this finite magnitude."""
+    # The end of the kernel orders it: a fence in each program would empty its multiprocessor's L1.
+    tl.atomic_max(seen, size, sem="relaxed")
+
+
+@triton.jit
 def find_scale(
     largest,
     inverse,
@@ -57,7 +64,7 @@ def find_scale(
     if (tl.program_id(0) == 0) & (tl.program_id(1) == 0) & (tl.program_id(2) == 0):
         tl.store(inverse, 1.0 / scale)
         if records and not saturates:
-            tl.atomic_max(seen, tl.where(top < float("inf"), top * (greatest / limit), 0.0))
+            note_magnitude(seen, tl.where(top < float("inf"), top * (greatest / limit), 0.0))
     return scale
 
 
@@ -88,18 +95,19 @@ def store_cast(
 ):
     """A tile in FP8 at (row, column) of (height, width), and turned of (width, height).
 
-    saturates: what the scale takes past the greatest number of the format becomes that number;
-    what is not finite becomes none. records: seen then takes the largest finite magnitude.
+    saturates: what the scale takes past the greatest number of the format becomes that number,
+    also where fp32 ends; what is not finite becomes none. records: seen then takes the largest
+    finite magnitude.
     """
-    if records and saturates:
-        size = tl.max(tl.max(tl.abs(value), 1), 0)
-        tl.atomic_max(seen, tl.where(size < float("inf"), size, 0.0))
     scaled = value * scale
     if saturates:
-        size = tl.abs(scaled)
-        cut = tl.where(scaled > 0, greatest, -greatest)
-        cut = tl.where(size < float("inf"), cut, scaled - scaled)
-        scaled = tl.where(size <= greatest, scaled, cut)
+        size = tl.abs(value)
+        finite = size < float("inf")
+        if records:
+            note_magnitude(seen, tl.max(tl.max(tl.where(finite, size, 0.0), 1), 0))
+        cut = tl.where(value > 0, greatest, -greatest)
+        cut = tl.where(finite, cut, float("nan"))
+        scaled = tl.where(tl.abs(scaled) <= greatest, scaled, cut)
     cast = scaled.to(rows.dtype.element_ty)
     tl.store(rows + row.to(tl.int64)[:, None] * width + column[None, :], cast, inside)
     if transposes:
@@ -154,9 +162,13 @@ def cast_kernel(
     )  # fmt: skip
 
 
-def plan_largest(elements: int, multiprocessors: int) -> Launch:
-    """A few programs on each multiprocessor, each with a loop over its blocks."""
-    grid = max(1, min(divide_up(elements, BLOCK), PROGRAMS_PER_MULTIPROCESSOR * multiprocessors))
+def plan_largest(multiprocessors: int) -> Launch:
+    """A few programs on each multiprocessor, each with a loop over its blocks.
+
+    As many for every size, the idle ones included: casts are compiled for their number, and a step
+    of a size that warm-up did not see compiles nothing.
+    """
+    grid = max(1, PROGRAMS_PER_MULTIPROCESSOR * multiprocessors)
     return Launch(largest_kernel, (grid,), {"block": BLOCK, "programs": grid}, warps=8)
 
 
@@ -202,7 +214,7 @@ def make_operand(
 
 
 def _find_largest(x: Tensor) -> Tensor:
-    search = plan_largest(x.numel(), count_multiprocessors(x.device))
+    search = plan_largest(count_multiprocessors(x.device))
     largest = torch.empty(search.grid[0], dtype=torch.float32, device=x.device)
     search(x, largest, x.numel())
     return largest

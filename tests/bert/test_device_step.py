@@ -22,14 +22,17 @@ from bert.config import Config
 from bert.examples import ExampleSettings
 from bert.model import BertForPretraining
 from bert.static_batch import StaticBatch, count_bytes, view_batch
-from bert.step import TrainingStep
+from bert.step import FIRST, LAST, TrainingStep
 from harness.commands import InputError
 from harness.config import load_config
 from harness.graphs import Graphs
+from harness.ops.kernels import record_launches
 from tests.harness.device_demands import DeviceDemands, NcclDemands
 from tests.harness.host_waits import DeviceWork
 
 pytest.importorskip("triton", reason="Triton is published for Linux on x86_64 alone")
+
+from tests.harness.ops.kernel_variants import make_variant
 
 FOLDER = Path(__file__).resolve().parents[2] / "bert" / "configs"
 META = torch.device("meta")
@@ -241,6 +244,51 @@ def test_each_shape_has_its_graphs_and_all_share_memory(
     assert demands.held["_flash_attention_backward"] == micro_batches * LAYERS
     step.evaluate(make_batches(plan(load("a100_4x4"))[1])[0])
     assert first.replays == 1
+
+
+def test_fp8_that_measures_first_has_run_beside_the_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, at the largest shape and after all captures: the clock then waits for no memory."""
+    Graph.made = []
+    monkeypatch.setattr("bert.step.Replayable", Graph)
+    monkeypatch.setattr(Graphs, "check_device", lambda self, device: None)
+    config = load("h200_4x8_fp8")
+    batch = replace(config.batch, gradient_accumulation_steps=2)
+    step = make_step(replace(config, graphs=Graphs(step=True, evaluation=True), batch=batch))
+    training, evaluation = map(make_batches, plan(config))
+    take, taken = step._take, []
+
+    def note(batch: StaticBatch, kind: int) -> None:
+        taken.append((id(batch), kind, step._has_history, len(Graph.made)))
+        take(batch, kind)
+
+    monkeypatch.setattr(step, "_take", note)
+    step.prepare(training[-2:], evaluation)
+    largest, graphs = id(training[-1]), 1 + 2 * 2
+    assert taken[-2:] == [(largest, kind, False, graphs) for kind in (FIRST, LAST)]
+    # Until a step has measured no graph is replayed, of evaluation neither.
+    again = make_batches(plan(config)[1])[0]
+    replays = [graph.replays for graph in Graph.made]
+    step.evaluate(again)
+    step.run(lambda batches: batches[0])
+    assert replays == [graph.replays for graph in Graph.made] and len(taken) == 1 + 4 + 2 + 2
+    step.evaluate(again)
+    assert Graph.made[0].replays == 1
+
+
+def test_every_budget_has_the_kernels_of_the_largest_in_fp8() -> None:
+    """What measures is warmed up at the largest alone: another would be compiled by the clock."""
+    config = load("h200_4x8_fp8")
+    batch = replace(config.batch, local_batch_size=48, global_batch_size=1536)
+    step = make_step(replace(config, batch=batch))
+    variants = []
+    for batch in make_batches(plan(step.config)[0]):
+        step._has_history = False
+        with record_launches() as records:
+            step.run(lambda _, batch=batch: batch)  # type: ignore[misc]
+        names = {make_variant(record).name for record in records}
+        variants.append({name for name in names if name.startswith("float8")})
+    assert len(variants) > 10 and len(variants[-1]) == 8
+    assert all(some == variants[-1] for some in variants)
 
 
 @pytest.mark.parametrize("graph", ["step", "evaluation"])

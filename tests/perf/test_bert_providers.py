@@ -16,6 +16,11 @@ from perf import bert_providers, providers
 
 pytest.importorskip("triton", reason="Triton is published for Linux on x86_64 alone")
 
+from tests.harness.ops.conftest import (  # noqa: F401  fixtures
+    rounded_float8,
+    rounded_interpretation,
+)
+
 DEMO = bert_providers.ROOT / "bert" / "configs" / "demo.toml"
 ARGUMENTS = ["--config", str(DEMO), "--device", "cpu", "--sequences", "2", "--turns", "1"]
 
@@ -68,6 +73,23 @@ def test_a_provider_that_is_wrong_or_fails_is_told(
     keep_one_row(monkeypatch, {"triton": f"{here}:bias_gelu_of_another_version"})
     assert bert_providers.main(ARGUMENTS) == 1
     assert "FAILED: TypeError: unexpected argument\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("rounded_float8")
+@pytest.mark.filterwarnings("ignore:(divide by zero|overflow|invalid value) encountered")
+def test_delayed_scaling_is_timed_as_in_all_steps_but_the_first() -> None:
+    torch.manual_seed(6)
+    x, weight, bias = (torch.randn(s).bfloat16() for s in ((48, 64), (32, 64), (32,)))
+    case = providers.Case("linear", (x, weight / 8, bias), lambda f, t, _: f(*t))
+    rows = providers.measure([case], torch.bfloat16, 1, torch.device("cpu"))
+    found = {row["provider"]: row for row in rows}
+    # It reads no cast's tensor before the cast itself: input, weight, gradient, of 2 bytes each.
+    read = 2 * (x.numel() + weight.numel() + 48 * 32)
+    spared = found["scaled_mm"]["bytes"] - found["delayed"]["bytes"]
+    assert read <= spared < 1.1 * read
+    for provider in ("scaled_mm", "delayed"):
+        assert 0 < found[provider]["error"] < found[provider]["limit"]
+    assert found["delayed"]["error"] >= found["scaled_mm"]["error"]  # the larger of both scales
 
 
 def test_copies_lie_as_their_originals() -> None:

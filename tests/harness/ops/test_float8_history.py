@@ -83,7 +83,16 @@ def test_what_is_no_number_stays_none_and_is_not_noted() -> None:
         scaling = make_scaling(1.0)
         cast = quantize(x, E5M2, True, scaling)
         assert cast.rows.double()[3, 5].isnan() and cast.rows.double().isnan().sum() == 1
-        assert torch.isfinite(scaling.seen)  # type: ignore[arg-type]
+        assert scaling.seen == 1.0  # of the same tile
+
+
+def test_what_fp32_cannot_hold_once_scaled_is_cut_too() -> None:
+    """A tensor of almost nothing the step before, and of ordinary numbers in this one."""
+    for dtype in (E4M3, E5M2):
+        x = torch.tensor([[-10.0, 1e-38, 0.0, 10.0] * 4] * 16).bfloat16()
+        cast = quantize(x, dtype, True, make_scaling(1e-38)).rows.double()
+        assert (cast[:, 0] == -LARGEST[dtype]).all() and (cast[:, 3] == LARGEST[dtype]).all()
+        assert not cast[:, 2].any() and (cast[:, 1] == 3.0).all()
 
 
 def test_gelu_its_gradient_and_joined_gradients_do_the_same() -> None:

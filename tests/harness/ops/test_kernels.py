@@ -70,6 +70,7 @@ def test_a_variant_fits_its_registers_and_moves_vectors(
         pytest.skip("this architecture lacks the instructions")
     result = compiled[f"{variant.name}-sm{architecture}"]
     assert result["stack_bytes"] == result["local_bytes"] == 0, "registers are spilled"
+    assert result["fences"] == 0, "an atomic waits for memory and empties L1"
     kernel = variant.kernel_name
     most = ALL_REGISTERS if kernel in MANY_REGISTERS else MOST_REGISTERS
     assert result["registers"] <= most
