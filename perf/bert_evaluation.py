@@ -21,11 +21,11 @@ from bert.config import Config
 from bert.examples import ExampleSettings
 from bert.probe import draw_lengths, make_probe_batch, make_synthetic_batches
 from bert.step import TrainingStep
-from harness.commands import GOOD, Parser, run_command
+from harness.commands import GOOD, run_command
 from harness.config import load_config
 from harness.throughput import choose_device, describe_device
 from perf.comparison import check_positive
-from perf.device_times import time_calls
+from perf.device_times import make_parser, time_calls
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "bert" / "configs" / "h200_4x8.toml"
@@ -95,12 +95,8 @@ def measure(config: Config, device: torch.device, samples: int, turns: int) -> d
 
 def main(arguments: Sequence[str]) -> int:
     """Measure and print."""
-    parser = Parser(prog="python -m perf.bert_evaluation", description=__doc__)
-    parser.add_argument("--config", type=Path, default=CONFIG, help="default: bert's h200_4x8.toml")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU, if any")
+    parser = make_parser("bert_evaluation", __doc__, CONFIG, turns=10)
     parser.add_argument("--samples", type=int, default=SAMPLES, help="of the set (default: 10,000)")
-    parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     check_positive(options, "samples", "turns")
     config = load_config(options.config, Config)

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from bert.config import Config
 from bert.model import LAYER_NORM_EPS, ROW_MULTIPLE, Batch
 from bert.probe import draw_lengths, fit_lengths, make_synthetic_sequences
-from harness.commands import GOOD, NOT_GOOD, Parser, run_command
+from harness.commands import GOOD, NOT_GOOD, run_command
 from harness.config import load_config
 from harness.ops.table import Operation
 from harness.optimizers.flat_lamb import FlatLAMB
 from harness.parameters import FlatParameters
 from harness.throughput import choose_device, describe_device
 from perf.comparison import check_positive
+from perf.device_times import make_parser
 from perf.providers import Case, is_wrong, measure, show
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,12 +152,8 @@ def make_cases(config: Config, batch: Batch, device: torch.device) -> list[Case]
 
 def main(arguments: Sequence[str]) -> int:
     """Measure and print; status 1 where a provider is too far from its definition."""
-    parser = Parser(prog="python -m perf.bert_providers", description=__doc__)
-    parser.add_argument("--config", type=Path, default=CONFIG, help="default: bert's h200_4x8.toml")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU, if any")
+    parser = make_parser("bert_providers", __doc__, CONFIG, turns=20)
     parser.add_argument("--sequences", type=int, default=96)
-    parser.add_argument("--turns", type=int, default=20)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     check_positive(options, "sequences", "turns")
     config = load_config(options.config, Config)

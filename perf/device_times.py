@@ -1,12 +1,16 @@
-"""Seconds of a call on a device that computes while the host goes on."""
+"""Seconds of a call on a device that computes while the host goes on, and the options of commands
+that take some."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+
+from harness.commands import Parser
 
 WARMUPS = 2
 
@@ -22,3 +26,14 @@ def time_calls(call: Callable[[], object], turns: int, device: torch.device) -> 
         if number >= WARMUPS:
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def make_parser(name: str, description: str | None, config: Path, turns: int) -> Parser:
+    """The options that all of these commands have: --config, --device, --turns and --json."""
+    parser = Parser(prog=f"python -m perf.{name}", description=description)
+    default = "/".join(config.parts[-3:])
+    parser.add_argument("--config", type=Path, default=config, help=f"default: {default}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU, if any")
+    parser.add_argument("--turns", type=int, default=turns, help=f"default: {turns}")
+    parser.add_argument("--json", action="store_true")
+    return parser

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-from harness.commands import GOOD, Parser, run_command
+from harness.commands import GOOD, run_command
 from harness.config import load_config
 from harness.ops.table import resolve_operations
 from harness.step_profile import find_reachable
 from harness.throughput import choose_device, describe_device
 from perf.comparison import check_positive
-from perf.device_times import time_calls
+from perf.device_times import make_parser, time_calls
 from perf.operations import without_memory
 from resnet.config import Config
 from resnet.model import Operations, ResNet
@@ -157,14 +157,8 @@ def show(found: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Measure and print."""
-    parser = Parser(prog="python -m perf.resnet_convolutions", description=__doc__)
-    parser.add_argument(
-        "--config", type=Path, default=CONFIG, help="default: resnet's h200_1x1.toml"
-    )
+    parser = make_parser("resnet_convolutions", __doc__, CONFIG, turns=20)
     parser.add_argument("--images", type=int, help="default: the configuration's local batch")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU, if any")
-    parser.add_argument("--turns", type=int, default=20)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     config = load_config(options.config, Config)
     if options.images is None:

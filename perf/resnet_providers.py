@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.commands import GOOD, NOT_GOOD, Parser, run_command
+from harness.commands import GOOD, NOT_GOOD, run_command
 from harness.config import load_config
 from harness.ops.table import Operation
 from harness.throughput import choose_device, describe_device
 from perf.comparison import check_positive
+from perf.device_times import make_parser
 from perf.providers import Case, is_wrong, measure, show
 from resnet.config import Config
 from resnet.model import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, EXPANSION
@@ -109,14 +110,8 @@ def add_up(rows: Sequence[dict[str, Any]], times: Counter[str], images: int) -> 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure and print; status 1 where a provider is too far from its definition."""
-    parser = Parser(prog="python -m perf.resnet_providers", description=__doc__)
-    parser.add_argument(
-        "--config", type=Path, default=CONFIG, help="default: resnet's h200_1x1.toml"
-    )
+    parser = make_parser("resnet_providers", __doc__, CONFIG, turns=20)
     parser.add_argument("--images", type=int, help="default: the configuration's local batch")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: the GPU, if any")
-    parser.add_argument("--turns", type=int, default=20)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     config = load_config(options.config, Config)
     if options.images is None:
