@@ -74,33 +74,41 @@ class Updates:
         return pool.master - before
 
 
+class Draw:
+    """Random numbers of a format on a device, always the same ones."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self.dtype, self.device = dtype, device
+        self.generator = torch.Generator().manual_seed(3)
+
+    def __call__(self, *shape: int, scale: float = 1.0, wide: bool = False) -> Tensor:
+        numbers = scale * torch.randn(shape, generator=self.generator)
+        return numbers.to(self.device, torch.float32 if wide else self.dtype)
+
+
 def make_cases(config: Config, batch: Batch, device: torch.device) -> list[Case]:
     """The operations of one layer and of both ends, on random numbers of the format's type."""
-    sizes, dtype = config.model, config.precision.dtype
-    hidden, inner, words = sizes.hidden_size, sizes.intermediate_size, sizes.vocabulary_size
-    tokens, masked = batch.input_ids.numel(), batch.masked_ids.numel()
-    heads = (tokens, sizes.heads, hidden // sizes.heads)
-    generator = torch.Generator().manual_seed(3)
+    draw, hidden = Draw(config.precision.dtype, device), config.model.hidden_size
+    norm = 1 + draw(hidden, scale=0.1, wide=True), draw(hidden, wide=True)
+    return [
+        *make_layer_cases(config, batch, draw, norm),
+        *make_end_cases(config, batch, draw, norm),
+    ]
 
-    def draw(*shape: int, scale: float = 1.0, wide: bool = False) -> Tensor:
-        numbers = scale * torch.randn(shape, generator=generator)
-        return numbers.to(device, torch.float32 if wide else dtype)
 
-    ids = (batch.input_ids, batch.position_ids, batch.segment_ids)
-    ends, longest, labels = batch.cu_seqlens, batch.longest_sequence, batch.masked_ids
-    gain, bias = 1 + draw(hidden, scale=0.1, wide=True), draw(hidden, wide=True)
-    tables = [draw(rows, hidden) for rows in (words, sizes.positions, sizes.segments)]
-    scale = hidden**-0.5
+def make_layer_cases(
+    config: Config, batch: Batch, draw: Draw, norm: tuple[Tensor, Tensor]
+) -> list[Case]:
+    """The operations of one layer, and its update; norm: gain and bias of a normalisation."""
+    hidden, inner = config.model.hidden_size, config.model.intermediate_size
+    tokens, scale, updates = batch.input_ids.numel(), hidden**-0.5, Updates()
+    heads = (tokens, config.model.heads, hidden // config.model.heads)
+    ends, longest = batch.cu_seqlens, batch.longest_sequence
     joined, biases = draw(3 * hidden, hidden, scale=scale), draw(3 * hidden)
     matrices = [(hidden, hidden)] * 4 + [(inner, hidden), (hidden, inner)]
     shapes = [*matrices, *[(hidden,)] * 5, (inner,)]
-    updates = Updates()
+    into, back = draw(inner, hidden, scale=scale), draw(hidden, inner, scale=inner**-0.5)
     return [
-        Case(
-            "embedding",
-            (*tables, gain, bias),
-            lambda f, t, p: f(ids, tuple(t[:3]), *t[3:], p, LAYER_NORM_EPS, True)[0],
-        ),
         Case(
             "linear",
             (draw(tokens, hidden), draw(hidden, hidden, scale=scale), draw(hidden)),
@@ -117,36 +125,44 @@ def make_cases(config: Config, batch: Batch, device: torch.device) -> list[Case]
             lambda f, t, p: f(*t, ends, longest, p, True),
         ),
         Case(
-            "feed_forward",
-            (
-                draw(tokens, hidden),
-                draw(inner, hidden, scale=scale),
-                draw(inner),
-                draw(hidden, inner, scale=inner**-0.5),
-            ),
-            lambda f, t, p: f(*t),
-        ),
-        Case("bias_gelu", (draw(masked, hidden), draw(hidden)), lambda f, t, p: f(*t)),
-        Case(
-            "layer_norm", (draw(masked, hidden), gain, bias), lambda f, t, p: f(*t, LAYER_NORM_EPS)
+            "feed_forward", (draw(tokens, hidden), into, draw(inner), back), lambda f, t, p: f(*t)
         ),
         Case(
             "dropout_add_layer_norm",
-            (draw(tokens, hidden), draw(hidden), draw(tokens, hidden), gain, bias),
+            (draw(tokens, hidden), draw(hidden), draw(tokens, hidden), *norm),
             lambda f, t, p: f(*t, p, LAYER_NORM_EPS, True)[0],
         ),
-        Case(
-            "vocabulary_logits",
-            (draw(masked, hidden), draw(words, hidden, scale=scale), draw(words)),
-            lambda f, t, p: f(*t),
-        ),
-        Case("masked_cross_entropy", (draw(masked, words),), lambda f, t, p: f(*t, labels)),
         Case(
             "lamb",
             tuple(draw(*shape, scale=0.1) for shape in shapes),
             lambda f, t, p: updates(f, t, fresh=p == 0.0),
             after=True,
         ),
+    ]
+
+
+def make_end_cases(
+    config: Config, batch: Batch, draw: Draw, norm: tuple[Tensor, Tensor]
+) -> list[Case]:
+    """The operations of the embeddings and of the masked tokens' head."""
+    sizes, masked, labels = config.model, batch.masked_ids.numel(), batch.masked_ids
+    hidden, words = sizes.hidden_size, sizes.vocabulary_size
+    ids = (batch.input_ids, batch.position_ids, batch.segment_ids)
+    tables = [draw(rows, hidden) for rows in (words, sizes.positions, sizes.segments)]
+    return [
+        Case(
+            "embedding",
+            (*tables, *norm),
+            lambda f, t, p: f(ids, tuple(t[:3]), *t[3:], p, LAYER_NORM_EPS, True)[0],
+        ),
+        Case("bias_gelu", (draw(masked, hidden), draw(hidden)), lambda f, t, p: f(*t)),
+        Case("layer_norm", (draw(masked, hidden), *norm), lambda f, t, p: f(*t, LAYER_NORM_EPS)),
+        Case(
+            "vocabulary_logits",
+            (draw(masked, hidden), draw(words, hidden, scale=hidden**-0.5), draw(words)),
+            lambda f, t, p: f(*t),
+        ),
+        Case("masked_cross_entropy", (draw(masked, words),), lambda f, t, p: f(*t, labels)),
     ]
 
 

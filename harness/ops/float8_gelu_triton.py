@@ -19,16 +19,15 @@ from harness.ops.column_sums_triton import sum_columns
 from harness.ops.float8 import E4M3, E5M2, GREATEST_SLOPE, Float8
 from harness.ops.float8_history import MEASURED, Scaling
 from harness.ops.float8_triton import (
-    choose_constants,
     choose_grid,
     find_largest,
     find_scale,
     find_tile,
     make_operand,
+    plan_cast,
     store_cast,
 )
 from harness.ops.kernels import (
-    Launch,
     count_multiprocessors,
     named_kernel,
     register_operation,
@@ -163,9 +162,8 @@ def _cast_gelu(
 ) -> tuple[Tensor, Tensor, Tensor]:
     height, width = x.shape
     rows, columns, inverse = make_operand(height, width, E4M3, transposes, x.device)
-    programs, records = largest.numel(), seen is not None
-    constants = choose_constants(E4M3, programs, transposes, records, delayed)
-    cast = Launch(cast_kernel, choose_grid(height, width), constants, warps=8)
+    grid = choose_grid(height, width)
+    cast = plan_cast(cast_kernel, grid, E4M3, largest, seen, transposes, delayed)
     outputs = (rows, columns if transposes else rows, inverse, inverse if seen is None else seen)
     cast(x, bias, largest, *outputs, height, width)
     return rows, columns, inverse
@@ -181,11 +179,10 @@ def _cast_gradient(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     height, width = x.shape
     rows, columns, inverse = make_operand(height, width, E5M2, True, x.device)
-    programs, records = largest.numel(), seen is not None
-    constants = choose_constants(E5M2, programs, True, records, delayed, GREATEST_SLOPE)
     grid = choose_grid(height, width)
     partials = torch.empty(1, grid[0], width, dtype=torch.float32, device=x.device)
-    cast = Launch(cast_gradient_kernel, grid, constants, warps=8)
+    kernel = cast_gradient_kernel
+    cast = plan_cast(kernel, grid, E5M2, largest, seen, True, delayed, GREATEST_SLOPE)
     outputs = (rows, columns, inverse, partials)
     cast(grad, x, bias, largest, *outputs, inverse if seen is None else seen, height, width)
     return outputs
@@ -211,8 +208,7 @@ def quantize_gelu(x: Tensor, bias: Tensor, transposes: bool, scaling: Scaling = 
 
     scaling: as in harness.ops.float8_triton.quantize.
     """
-    delayed = scaling.largest is not None
-    largest = _launch_search(x, bias) if scaling.largest is None else scaling.largest
+    largest, delayed = scaling.find_largest(_launch_search, x, bias)
     rows, columns, inverse = _launch_cast(x, bias, largest, scaling.seen, transposes, delayed)
     return Float8(rows, columns if transposes else None, inverse)
 
@@ -225,8 +221,7 @@ def quantize_gelu_gradient(
     The bias's gradient is a sum in a fixed order. scaling: of the product with the slope, as in
     harness.ops.float8_triton.quantize.
     """
-    delayed = scaling.largest is not None
-    largest = find_largest(grad) if scaling.largest is None else scaling.largest
+    largest, delayed = scaling.find_largest(find_largest, grad)
     rows, columns, inverse, partials = _launch_gradient(
         grad, x, bias, largest, scaling.seen, delayed
     )

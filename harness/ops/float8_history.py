@@ -7,7 +7,7 @@ Micikevicius et al. 2022, "FP8 formats for deep learning"; NVIDIA/TransformerEng
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -27,11 +27,20 @@ _following = False
 
 
 class Scaling(NamedTuple):
-    """largest: (1,), fp32, the magnitude to scale by, None to measure the tensor's own; seen: (1,),
-    fp32, which the largest magnitude of this cast is added to, None for nowhere."""
+    """How to scale one cast.
+
+    largest: (1,), fp32, the magnitude to scale by, None to measure the tensor's own; seen: (1,),
+    fp32, raised to the largest magnitude of this cast, None for nobody asks.
+    """
 
     largest: Tensor | None
     seen: Tensor | None
+
+    def find_largest(self, measure: Callable[..., Tensor], *tensors: Tensor) -> tuple[Tensor, bool]:
+        """The magnitude to scale by, and whether it is the step before's and not measured."""
+        if self.largest is None:
+            return measure(*tensors), False
+        return self.largest, True
 
 
 MEASURED = Scaling(None, None)
@@ -73,9 +82,12 @@ def follow_histories(follow: bool = True) -> Iterator[None]:
 def find_scaling(weight: Tensor, role: int, records: bool) -> Scaling:
     """How to scale what is cast beside a weight; records: whether the next step asks for it.
 
-    A weight that no Histories was made for gets a history of its own, which nobody advances.
+    Raises RuntimeError where a history is to be followed and no Histories was made for the weight.
     """
-    if not hasattr(weight, _NAME):
-        setattr(weight, _NAME, torch.zeros(2, ROLES, device=weight.device))
-    before, seen = getattr(weight, _NAME)[:, role : role + 1]
+    history = getattr(weight, _NAME, None)
+    if history is None:
+        if _following:
+            raise RuntimeError("no Histories was made for a weight whose history is to be followed")
+        return MEASURED
+    before, seen = history[:, role : role + 1]
     return Scaling(before if _following else None, seen if records else None)

@@ -19,16 +19,15 @@ from harness.ops.column_sums_triton import sum_columns
 from harness.ops.float8 import E5M2, Float8
 from harness.ops.float8_history import MEASURED, Scaling
 from harness.ops.float8_triton import (
-    choose_constants,
     choose_grid,
     find_scale,
     find_tile,
     make_operand,
+    plan_cast,
     store_cast,
 )
 from harness.ops.joined_gradients_triton import check_gradients, plan
 from harness.ops.kernels import (
-    Launch,
     count_multiprocessors,
     named_kernel,
     register_operation,
@@ -151,8 +150,7 @@ def _cast_joined(
     grid = (*choose_grid(height, features), 3)
     partials = torch.empty(1, grid[0], 3 * features, dtype=torch.float32, device=first.device)
     strides = (first.stride(0), second.stride(0), third.stride(0))
-    constants = choose_constants(E5M2, largest.numel(), True, seen is not None, delayed)
-    cast = Launch(cast_kernel, grid, constants, warps=8)
+    cast = plan_cast(cast_kernel, grid, E5M2, largest, seen, True, delayed)
     outputs = (rows, columns, inverse, partials)
     noted = inverse if seen is None else seen
     cast(first, second, third, *strides, largest, *outputs, noted, height, features)
@@ -180,7 +178,6 @@ def quantize_joined(
     InputError for other shapes or types.
     """
     parts = check_gradients(gradients)
-    delayed = scaling.largest is not None
-    largest = _launch_search(*parts) if scaling.largest is None else scaling.largest
+    largest, delayed = scaling.find_largest(_launch_search, *parts)
     rows, columns, inverse, partials = _launch_cast(*parts, largest, scaling.seen, delayed)
     return Float8(rows, columns, inverse), sum_columns(partials, dtype)[0]

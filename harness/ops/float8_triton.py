@@ -1,15 +1,16 @@
 """Casting to FP8 in two kernels: the largest magnitude, then both layouts in one pass.
 
 16-bit x is read twice and written twice in 8 bit: 6 bytes an element; 4 where the step before says
-how to scale. What makes the operand of a
-product out of something else casts it on the way, with the parts below: see float8_gelu_triton and
-float8_join_triton.
+how to scale. What makes the operand of a product out of something else casts it on the way, with
+the parts below: see float8_gelu_triton and float8_join_triton.
 """
 
 # Triton's language has no types that mypy could check.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -172,24 +173,27 @@ def plan_largest(multiprocessors: int) -> Launch:
     return Launch(largest_kernel, (grid,), {"block": BLOCK, "programs": grid}, warps=8)
 
 
-def choose_constants(
+def plan_cast(
+    kernel: Any,
+    grid: tuple[int, ...],
     dtype: torch.dtype,
-    programs: int,
+    largest: Tensor,
+    seen: Tensor | None,
     transposes: bool,
-    records: bool,
     delayed: bool,
     bound: float = 1.0,
-) -> dict[str, int | float | bool]:
-    """What all casts are compiled with; each program looks through `programs` magnitudes.
+) -> Launch:
+    """A program for each tile of `grid`, each of which looks through all of `largest`.
 
-    bound: times the measured magnitude nothing that is cast is larger.
+    delayed: whether that is the step before's. bound: times the measured magnitude nothing that is
+    cast is larger.
     """
-    greatest = LARGEST[dtype]
-    return {
+    greatest, programs = LARGEST[dtype], largest.numel()
+    constants: dict[str, int | float | bool] = {
         "limit": greatest / (MARGINS[dtype] if delayed else bound),
         "greatest": greatest,
         "saturates": delayed,
-        "records": records,
+        "records": seen is not None,
         "largest_scale": LARGEST_SCALE,
         "programs": programs,
         "searched": round_up_to_power(programs),
@@ -197,6 +201,7 @@ def choose_constants(
         "tile_columns": TILE_COLUMNS,
         "transposes": transposes,
     }
+    return Launch(kernel, grid, constants, warps=8)
 
 
 def choose_grid(height: int, width: int) -> tuple[int, int]:
@@ -230,9 +235,8 @@ def _cast(
 ) -> tuple[Tensor, Tensor, Tensor]:
     height, width = x.shape
     rows, columns, inverse = make_operand(height, width, dtype, transposes, x.device)
-    programs, records = largest.numel(), seen is not None
-    constants = choose_constants(dtype, programs, transposes, records, delayed)
-    cast = Launch(cast_kernel, choose_grid(height, width), constants, warps=8)
+    grid = choose_grid(height, width)
+    cast = plan_cast(cast_kernel, grid, dtype, largest, seen, transposes, delayed)
     # What is not there is not touched: another tensor stands for its address.
     outputs = (rows, columns if transposes else rows, inverse, inverse if seen is None else seen)
     cast(x, largest, *outputs, height, width)
@@ -261,7 +265,6 @@ def quantize(
             f"the cast to FP8 takes a contiguous matrix, not shape {tuple(x.shape)} with strides "
             f"{x.stride()}"
         )
-    delayed = scaling.largest is not None
-    largest = find_largest(x) if scaling.largest is None else scaling.largest
+    largest, delayed = scaling.find_largest(find_largest, x)
     rows, columns, inverse = _launch_cast(x, largest, scaling.seen, dtype, transposes, delayed)
     return Float8(rows, columns if transposes else None, inverse)

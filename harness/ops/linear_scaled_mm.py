@@ -1,7 +1,8 @@
 """A fully connected layer with its three matrix products in FP8, by torch._scaled_mm.
 
 The operands follow the 16-bit activations and weights: weights are cast anew each time, so that
-nothing but the model's own parameters is updated, saved or restored.
+nothing but the model's own parameters is updated, saved or restored, and where `delays` the
+magnitudes of harness.ops.float8_history.
 """
 
 # torch.autograd.Function has no types that mypy could check.

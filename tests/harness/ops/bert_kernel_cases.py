@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from harness.ops.float8_history import follow_histories
+from harness.ops.float8_history import Histories, follow_histories
 from harness.ops.table import resolve
 
 SHORT = (torch.bfloat16, torch.float16)
@@ -94,6 +94,7 @@ def run_query_key_value(provider: str, dtype: torch.dtype) -> None:
     biases = leaf(3, HIDDEN, dtype=dtype).unbind(0)
     x = leaf(TOKENS, HIDDEN, dtype=dtype)
     gradients = [torch.empty(TOKENS, HIDDEN, dtype=dtype, device="meta") for _ in range(3)]
+    Histories(weights[:1], weights[0].device)
     for follow in (False, True) if provider == "delayed" else (False,):
         with follow_histories(follow):
             projections = resolve("query_key_value", provider)(x, weights, biases)
@@ -105,6 +106,7 @@ def run_float8(dtype: torch.dtype) -> None:
         operation = resolve("linear", provider)
         for outputs, inputs in ((HIDDEN, HIDDEN), (INNER, HIDDEN), (HIDDEN, INNER)):
             x, weight = leaf(TOKENS, inputs, dtype=dtype), leaf(outputs, inputs, dtype=dtype)
+            Histories([weight], weight.device)
             with follow_histories(follow):
                 operation(x, weight, leaf(outputs, dtype=dtype)).sum().backward()
                 with torch.no_grad():
@@ -114,6 +116,7 @@ def run_float8(dtype: torch.dtype) -> None:
 def run_feed_forward(dtype: torch.dtype) -> None:
     inner, outer = leaf(INNER, HIDDEN, dtype=dtype), leaf(HIDDEN, INNER, dtype=dtype)
     x, bias = leaf(TOKENS, HIDDEN, dtype=dtype), leaf(INNER, dtype=dtype)
+    Histories([inner, outer], inner.device)
     for provider, follow in FLOAT8_WAYS:
         operation = resolve("feed_forward", provider)
         with follow_histories(follow):

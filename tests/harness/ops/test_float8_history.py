@@ -138,6 +138,12 @@ def test_histories_are_followed_where_asked_for_and_advance_by_steps() -> None:
     assert find_scaling(weights[0], GRADIENT, records=True).largest is None
 
 
+def test_a_weight_without_a_history_is_measured_and_never_followed() -> None:
+    assert find_scaling(torch.ones(3), INPUT, records=True) == (None, None)
+    with follow_histories(), pytest.raises(RuntimeError, match="no Histories"):
+        find_scaling(torch.ones(3), INPUT, records=True)
+
+
 def make_call(operation: str) -> tuple[list[Tensor], object]:
     if operation == "feed_forward":
         return draw(torch.bfloat16), define
