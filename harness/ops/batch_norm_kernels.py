@@ -1,4 +1,4 @@
-"""Triton kernels of batch normalisation over channels-last tensors, and how each is started.
+"""Triton kernels of batch normalisation over channels-last tensors.
 
 A (N, C, H, W) tensor with channels_last strides is a contiguous matrix of rows = N H W by C. Each
 way takes two passes over it: forward `statistics` (and the small `finalize`), then `apply`;
@@ -14,62 +14,19 @@ top, so that what the first has left in the L2 cache is read there.
 
 from __future__ import annotations
 
-import triton
 import triton.language as tl
 
+from harness.ops.batch_norm_tiles import (
+    COUNTS,
+    load_channels,
+    load_mask,
+    load_scale,
+    load_tile,
+    spread_mask,
+    store_mask,
+    store_part,
+)
 from harness.ops.kernels import named_kernel
-
-# Numbers of which no variants are compiled: no address depends on what divides them.
-COUNTS = ["rows", "parts", "tiles", "tile_rows"]
-
-
-@triton.jit
-def load_channels(vector, channel, channels, masked: tl.constexpr):
-    """A program's part of a vector with one number a channel, in fp32, as one row."""
-    if masked:
-        part = tl.load(vector + channel, channel < channels, other=0.0)
-    else:
-        part = tl.load(vector + channel)
-    return part.to(tl.float32)[None, :]
-
-
-@triton.jit
-def load_tile(start, place, inside, masked: tl.constexpr):
-    """A tile of activations in fp32; 0 outside."""
-    if masked:
-        tile = tl.load(start + place, inside, other=0.0)
-    else:
-        tile = tl.load(start + place)
-    return tile.to(tl.float32)
-
-
-@triton.jit
-def load_scale(weight, inverse, channel, channels, masked: tl.constexpr):
-    """A program's part of weight / deviation."""
-    scale = load_channels(weight, channel, channels, masked)
-    return scale * load_channels(inverse, channel, channels, masked)
-
-
-@triton.jit
-def spread_mask(
-    valid,
-    channel,
-    channels,
-    masked: tl.constexpr,
-    block_rows: tl.constexpr,
-    block_channels: tl.constexpr,
-):
-    """Which elements of a tile are there: valid says it of its rows, masked that channels lack."""
-    inside = tl.broadcast_to(valid[:, None], (block_rows, block_channels))
-    if masked:
-        inside = inside & (channel < channels)[None, :]
-    return inside
-
-
-@triton.jit
-def store_part(sums, tile, part, channel, channels):
-    """Write a tile's sums over its rows, as one part of (parts, channels)."""
-    tl.store(sums + part.to(tl.int64) * channels + channel, tl.sum(tile, 0), channel < channels)
 
 
 @named_kernel(do_not_specialize=COUNTS)
@@ -224,46 +181,6 @@ def apply_kernel(
                 bits = mask + offset // 8
                 left = rows - first
                 store_mask(bits, value > 0.0, row, left, channels, block_rows, block_channels)
-
-
-@triton.jit
-def store_mask(
-    mask,
-    positive,
-    row,
-    rows,
-    channels,
-    block_rows: tl.constexpr,
-    block_channels: tl.constexpr,
-):
-    """Write a tile of truths, a bit each: eight neighbouring channels make a byte."""
-    bits = tl.reshape(positive.to(tl.int32), (block_rows, block_channels // 8, 8))
-    bits = tl.sum(bits << tl.arange(0, 8)[None, None, :], 2)
-    width = channels // 8
-    byte = tl.program_id(0) * (block_channels // 8) + tl.arange(0, block_channels // 8)
-    place = row[:, None] * width + byte[None, :]
-    inside = (row < rows)[:, None] & (byte < width)[None, :]
-    tl.store(mask + place, bits.to(tl.uint8), inside)
-
-
-@triton.jit
-def load_mask(
-    mask,
-    row,
-    rows,
-    channels,
-    block_rows: tl.constexpr,
-    block_channels: tl.constexpr,
-):
-    """Read a tile of truths that `store_mask` wrote; all false outside."""
-    width = channels // 8
-    byte = tl.program_id(0) * (block_channels // 8) + tl.arange(0, block_channels // 8)
-    place = row[:, None] * width + byte[None, :]
-    inside = (row < rows)[:, None] & (byte < width)[None, :]
-    bits = tl.load(mask + place, inside, other=0).to(tl.int32)
-    bits = tl.broadcast_to(bits[:, :, None], (block_rows, block_channels // 8, 8))
-    bits = (bits >> tl.arange(0, 8)[None, None, :]) & 1
-    return tl.reshape(bits, (block_rows, block_channels)) != 0
 
 
 @named_kernel(do_not_specialize=COUNTS)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from harness.ops.batch_norm_kernels import (
+from harness.ops.batch_norm_tiles import (
     COUNTS,
     load_channels,
     load_scale,
