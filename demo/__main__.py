@@ -20,7 +20,7 @@ SEED = 20_240_221
 CLASSES, TRAIN_IMAGES, VAL_IMAGES = 12, 1440, 480
 TEXT_PARTS, DOCUMENTS_PER_PART, EVALUATION_DOCUMENTS = 4, 250, 60
 EVALUATION_SAMPLES = 512
-FIRST_PHASE_UPDATES = 128
+FIRST_PHASE_UPDATES = 112
 
 # What a run expects of packed images: data in another form is made anew.
 FORMAT = ROOT / "resnet" / "shards.py"
