@@ -30,7 +30,7 @@ from harness.containers import check_folders, find_image_fault
 from harness.files import write_atomically
 from harness.launch import BENCHMARKS, ROOT, SYSTEMS, compose_command, compose_tool
 from harness.processes import adopt_orphans, run_tree
-from harness.results import Results, hash_file, read_run_end
+from harness.results import Results, has_stopped, hash_file, read_run_end
 from harness.systems import Benchmark, System, find_system_file, load_system
 
 # A rank's progress lines begin so; they are shown in place on a terminal and not kept in files.
@@ -142,9 +142,9 @@ def make_data(system: System, results: Results) -> None:
     """Run the makers of the system's data; each returns at once where its data is there."""
     for maker in system.campaign.make_data:
         command = compose_tool(system, shlex.split(maker), [results.folder])
-        status = run_tree(command, Relay(sys.stderr), 3600.0, ROOT)
-        if status != 0:
-            raise InputError(f"'python -m {maker}' made no data (status {status}): see above")
+        end = run_tree(command, Relay(sys.stderr), 3600.0, ROOT)
+        if end.status != GOOD:
+            raise InputError(f"'python -m {maker}' made no data (it {end.how}): see above")
 
 
 def run_benchmark(
@@ -172,7 +172,7 @@ def run_once(
     try:
         with open(output, "w", encoding="utf-8") as kept:
             relay = Relay(sys.stderr, f"{title}: ", kept)
-            status = run_tree(command, relay, limit_seconds, ROOT)
+            launcher = run_tree(command, relay, limit_seconds, ROOT, lambda: has_stopped(log))
     except FileNotFoundError:
         raise InputError(f"launcher '{command[0]}' is not on this machine's PATH") from None
     except OSError as error:
@@ -185,15 +185,14 @@ def run_once(
         raise
     end = read_run_end(log)
     if end is None:
-        how = "was ended at its time limit" if status is None else f"ended with status {status}"
         words = find_reason(output)
-        reason = f"it {how} and logged no run_stop{f'; {words}' if words else ''}"
+        reason = f"it {launcher.how} and logged no run_stop{f'; {words}' if words else ''}"
         print(f"{title} failed: {reason}", file=sys.stderr)
-        record_failure(results, benchmark, run, reason, status)
+        record_failure(results, benchmark, run, reason, launcher.status)
         print("  mend the cause, then go on with --resume", file=sys.stderr)
         return False
-    if status != (GOOD if end.status == "success" else NOT_GOOD):
-        print(f"{title}: note: the launcher ended with status {status}", file=sys.stderr)
+    if launcher.status != (GOOD if end.status == "success" else NOT_GOOD):
+        print(f"{title}: note: the launcher {launcher.how}", file=sys.stderr)
     results.keep(benchmark, run)
     accuracy = "no evaluation" if end.accuracy is None else f"accuracy {end.accuracy:.4f}"
     at = "" if end.reached_at is None else f" at {end.reached_at:g}"

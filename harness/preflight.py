@@ -135,16 +135,15 @@ def ask_ranks(system: System, command: list[str]) -> list[Check]:
     listener = Listener()
     limit_seconds = 60.0 * system.launch.run_limit_minutes
     try:
-        status = run_tree(command, listener, limit_seconds, ROOT)
+        end = run_tree(command, listener, limit_seconds, ROOT, lambda: listener.ended)
     except FileNotFoundError:
         raise InputError(f"launcher '{command[0]}' is not on this machine's PATH") from None
     if listener.ended:
         return listener.checks
-    how = "was ended at run_limit_minutes" if status is None else f"ended with status {status}"
     known = [check.name for check in listener.checks]
     name = f"after '{known[-1]}'" if known else STARTED
     mend = "mend what the sentence says; start the printed command by hand (--dry-run) to see more"
-    found = f"the launcher {how}: {listener.explain()}"
+    found = f"the launcher {end.how}: {listener.explain()}"
     return [*listener.checks, Check(name, "failed", found, "all checks made on all ranks", mend)]
 
 

@@ -25,6 +25,7 @@ from harness.files import write_atomically
 
 FREE_SPACE_BYTES = 64 << 20
 RESERVE_BYTES = 1 << 20
+TAIL_BYTES = 4096
 TOKEN = ":::MLLOG "
 
 
@@ -69,6 +70,17 @@ def has_started(log: Path) -> bool:
     if not log.exists():
         return False
     return '"key": "run_start"' in log.read_text(encoding="utf-8", errors="replace")
+
+
+def has_stopped(log: Path) -> bool:
+    """Whether a log of ours ends with a run_stop line; reads its end only, so ask at will."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            tail = file.read()
+    except FileNotFoundError:
+        return False
+    return b'"key": "run_stop"' in tail and tail.endswith(b"\n")
 
 
 class Results:

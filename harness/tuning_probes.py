@@ -93,17 +93,17 @@ def measure_exchange(command: list[str], limit_seconds: float) -> Measured:
     with tempfile.TemporaryDirectory() as folder:
         errors = Path(folder) / "errors"
         shell = ["sh", "-c", 'exec "$@" 2>"$0"', str(errors), *command]  # stdout: the document
-        status = run_tree(shell, lines.append, limit_seconds, ROOT)
+        end = run_tree(shell, lines.append, limit_seconds, ROOT)
         seconds = time.monotonic() - start
         said = errors.read_text(encoding="utf-8", errors="replace") if errors.exists() else ""
-    if status is None:
+    if end.status is None:
         return Measured("cut off", seconds, message=f"not done within {limit_seconds:.0f} s")
-    if status:
+    if end.status:
         spoken = [line for line in said.splitlines() if line.strip()]
         first = next((line for line in spoken if line.startswith("error: ")), "")
-        message = first or (spoken or [f"the launcher ended with status {status}"])[-1]
+        message = first or (spoken or [f"the launcher {end.how}"])[-1]
         # 127: the shell finds no launcher; no setting would.
-        return Measured("failed", seconds, message=_clean(message), misused=status in (2, 127))
+        return Measured("failed", seconds, message=_clean(message), misused=end.status in (2, 127))
     return _take("\n".join(lines)[-OUTPUT_LIMIT_BYTES:], "exchange", seconds)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from harness import campaign
+from harness import campaign, processes
 from harness.attempts import record_attempt
 from harness.campaign import (
     Relay,
@@ -123,7 +123,7 @@ def test_makers_of_data_must_succeed(results: Results, capsys: pytest.CaptureFix
     system = load_system(DEMO)
     make_data(replace(system, campaign=replace(system.campaign, make_data=())), results)
     system = replace(system, campaign=replace(system.campaign, make_data=("no.such",)))
-    with pytest.raises(InputError, match=r"'python -m no\.such' made no data \(status 1\)"):
+    with pytest.raises(InputError, match=r"'python -m no\.such' made no data \(it ended with"):
         make_data(system, results)
     assert "No module named" in capsys.readouterr().err
 
@@ -147,7 +147,8 @@ class Trainer:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, limit_minutes: float = 1) -> None:
         self.status: str | None = "success"
-        self.code, self.words, self.started = 0, "echo from the ranks", 0
+        self.code: int | str = 0
+        self.words, self.started = "echo from the ranks", 0
         system = load_system(DEMO)
         launch = replace(system.launch, run_limit_minutes=limit_minutes)
         self.system: System = replace(system, launch=launch)
@@ -334,6 +335,34 @@ def test_a_run_over_its_limit_fails(
     trainer.words = "sleep 600"
     assert not run_once(trainer.system, DEMO, "bert", results, 0, 1)
     assert "it was ended at its time limit and logged no run_stop" in capsys.readouterr().err
+
+
+def test_a_launcher_that_hangs_after_run_stop_costs_no_result(
+    trainer: Trainer,
+    results: Results,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(processes, "AFTER_THE_WORK_SECONDS", 0.5)
+    trainer.code = "$(sleep 600)"
+    assert run_once(trainer.system, DEMO, "bert", results, 0, 1)
+    error = capsys.readouterr().err
+    assert "note: the launcher hung with its work done (it was ended)" in error
+    assert "bert run 1 of 1: success" in error
+    assert results.finished_runs("bert") == [0]
+
+
+def test_a_launcher_that_hangs_while_it_ends_the_job_is_on_record(
+    trainer: Trainer, results: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "AFTER_THE_WORDS_SECONDS", 0.5)
+    trainer.status, trainer.code = None, "$(sleep 600)"
+    trainer.words = "echo 'prterun noticed that process rank 2 with PID 90 exited on signal 9'"
+    assert not run_once(trainer.system, DEMO, "bert", results, 0, 1)
+    (attempt,) = results.failed_attempts()
+    assert attempt.launcher_status is None
+    assert attempt.reason.startswith("it hung while ending the job (it was ended) and logged no")
+    assert "exited on signal 9" in attempt.reason
 
 
 def test_a_launcher_that_is_not_there(

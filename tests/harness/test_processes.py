@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from harness import processes
 from harness.processes import adopt_orphans, list_descendants, run_tree
 
 # A process that outlives its parent, in a session of its own, and says its number.
@@ -30,8 +31,9 @@ def is_alive(pid: int) -> bool:
 def run(then: str, limit_seconds: float, relay: object = None) -> tuple[int | None, list[str]]:
     lines: list[str] = []
     command = [sys.executable, "-c", ORPHAN.format(then=then)]
-    status = run_tree(command, relay or lines.append, limit_seconds, Path.cwd())
-    return status, lines
+    end = run_tree(command, relay or lines.append, limit_seconds, Path.cwd())
+    assert end.how in (f"ended with status {end.status}", "was ended at its time limit")
+    return end.status, lines
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +89,33 @@ def test_a_launcher_that_closes_its_output_and_hangs_meets_the_limit() -> None:
     status, lines = run("import os, time; os.close(1); os.close(2); time.sleep(600)", 3)
     assert status is None
     assert not is_alive(int(lines[0]))
+
+
+def test_a_launcher_whose_work_is_over_has_little_time_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And one that ends within it keeps its status."""
+    monkeypatch.setattr(processes, "AFTER_THE_WORK_SECONDS", 2.0)
+    for seconds, status, how in ((600, None, "hung with its work done"), (1, 3, "ended with sta")):
+        command = ["sh", "-c", f"echo work; sleep {seconds}; exit 3"]
+        lines: list[str] = []
+        end = run_tree(command, lines.append, 60, Path.cwd(), lambda: "work" in lines)  # noqa: B023
+        assert end.status == status and end.how.startswith(how)
+
+
+def test_an_mpirun_that_says_it_ends_the_job_has_little_time_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "AFTER_THE_WORDS_SECONDS", 0.5)
+    words = (
+        "prterun detected that one or more processes exited with non-zero status,",
+        "prterun noticed that process rank 2 with PID 90 on node n3 exited on signal 9 (Killed).",
+        "MPI_ABORT was invoked on rank 0 in communicator MPI_COMM_WORLD",
+        "PRTE has lost communication with a remote daemon.",
+    )
+    for line in words:
+        end = run_tree(["sh", "-c", f"echo '{line}'; sleep 600"], print, 60, Path.cwd())
+        assert end.status is None and end.how == "hung while ending the job (it was ended)"
 
 
 def test_a_second_interrupt_does_not_stop_the_cleaning_up() -> None:

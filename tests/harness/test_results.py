@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.commands import InputError
-from harness.results import Results, read_run_end
+from harness.results import Results, has_stopped, read_run_end
 
 
 def write_log(path: Path, status: str | None) -> None:
@@ -37,6 +37,16 @@ def test_reads_the_end_of_a_run(tmp_path: Path) -> None:
     end = read_run_end(log)
     assert end is not None
     assert (end.status, end.accuracy, end.reached_at, end.minutes) == ("success", 0.8, 7, 1.0)
+
+
+def test_sees_the_stop_of_a_run_at_the_end_of_a_long_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert not has_stopped(log)
+    write_log(log, "aborted")
+    whole = log.read_text()
+    for text, stopped in (("x\n" * 9999 + whole, True), (whole[:-1], False), (whole[:-9], False)):
+        log.write_text(text)
+        assert has_stopped(log) is stopped
 
 
 def test_a_line_that_breaks_off_is_no_end(tmp_path: Path) -> None:

@@ -95,11 +95,31 @@ def test_help_and_a_wrong_call_are_argparses_own(
 def test_a_fault_known_to_all_is_told_by_rank_0_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for rank, told in ((0, "error: broken\n"), (2, "")):
+    monkeypatch.setattr(trainer, "finalize_mpi", lambda: None)
+    for rank, told, status in ((0, "error: broken\n", 2), (2, "", 0)):
         monkeypatch.setenv("OMPI_COMM_WORLD_RANK", str(rank))
         monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
-        assert leave(raises(SharedFault("broken")), monkeypatch) == 2
+        assert leave(raises(SharedFault("broken")), monkeypatch) == status
         assert capsys.readouterr().err == told
+
+
+def test_rank_0_alone_gives_the_status_of_all_and_after_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Several nodes that report one at once may hang mpirun."""
+    waits: list[float] = []
+    monkeypatch.setattr("harness.trainer.time.sleep", waits.append)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    for rank, given, left, waited in (
+        (0, 1, 1, [0.3]),
+        (2, 1, 0, []),
+        (0, 0, 0, []),
+        (2, 0, 0, []),
+    ):
+        waits.clear()
+        monkeypatch.setenv("OMPI_COMM_WORLD_RANK", str(rank))
+        assert leave(lambda _, given=given: given, monkeypatch) == left
+        assert waits == waited
 
 
 @pytest.mark.parametrize("error", [InputError("broken"), KeyboardInterrupt()])

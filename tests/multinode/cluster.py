@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.processes import list_descendants
 from harness.systems import IMAGE_KIT
 from tests.conftest import ROOT, Kit
 
@@ -157,7 +160,10 @@ class Started:
         try:
             text, _ = self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            # All that it started on the hosts: each may hold the pipe open.
+            for pid in [*list_descendants(self.process.pid), self.process.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             text, _ = self.process.communicate()
             raise AssertionError(f"it had not ended after {seconds:g} s:\n{text}") from None
         return self.process.returncode, text

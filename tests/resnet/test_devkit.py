@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import tarfile
 from pathlib import Path
 
 import pytest
 
 from harness.commands import InputError
 from resnet.devkit import Truth, read_devkit, read_labels
+from tests.conftest import unpack_tar
 from tests.resnet.small_archives import (
     FIELDS,
     GROUND_TRUTH,
@@ -35,8 +35,7 @@ def test_numbers_become_wordnet_ids(tmp_path: Path) -> None:
     """From the archive and from the extracted folder; a number is never its own label."""
     path = write_devkit(tmp_path)
     assert read_devkit(path) == Truth(path, WANTED)
-    with tarfile.open(path) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack_tar(path, tmp_path)
     folder = tmp_path / "ILSVRC2012_devkit_t12"
     assert read_devkit(folder) == Truth(folder, WANTED)
     assert WANTED[0] == "n02110341" and sorted(NUMBERS.values()).index(WANTED[0]) != GROUND_TRUTH[0]

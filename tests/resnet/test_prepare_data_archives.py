@@ -23,6 +23,7 @@ from resnet.archives import Archive
 from resnet.devkit import read_devkit
 from resnet.prepare_data_archives import TrainArchive, ValArchive
 from resnet.shards import parse_manifest, read_records
+from tests.conftest import unpack_tar
 from tests.resnet.small_archives import (
     CLASSES,
     GROUND_TRUTH,
@@ -96,10 +97,8 @@ def test_all_sources_give_the_same_files(archives: Archives, tmp_path: Path) -> 
     """Archives, class folders, flat validation images, an extracted devkit, a list of ids."""
     train, val = write_folders(tmp_path / "folders")
     flat, labels = tmp_path / "flat", tmp_path / "labels.txt"
-    with tarfile.open(archives.val) as archive:
-        archive.extractall(flat, filter="data")
-    with tarfile.open(archives.devkit) as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack_tar(archives.val, flat)
+    unpack_tar(archives.devkit, tmp_path)
     devkit = tmp_path / "ILSVRC2012_devkit_t12"
     labels.write_text("".join(f"{NUMBERS[number]}\n" for number in GROUND_TRUTH))
     whole = pack(tmp_path / "0", archives.train, archives.val, "--devkit", archives.devkit)
@@ -266,8 +265,7 @@ def test_validation_needs_classes_and_believes_no_wrong_folder(
 ) -> None:
     train, val = write_folders(tmp_path / "folders")
     flat = tmp_path / "flat"
-    with tarfile.open(archives.val) as archive:
-        archive.extractall(flat, filter="data")
+    unpack_tar(archives.val, flat)
     for place in (archives.val, flat):
         with pytest.raises(InputError, match="add --devkit"):
             pack(tmp_path / "out", archives.train, place)

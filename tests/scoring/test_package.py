@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import zipfile
 from dataclasses import replace
 
@@ -24,6 +23,7 @@ from scoring.package.order import DEMONSTRATION_MEND, RefusalError
 from scoring.package.readme import escape
 from scoring.package.source import ROOT, hash_benchmark_sources, read_source
 from scoring.score import score_folder
+from tests.conftest import unpack_tar
 from tests.scoring.honest_package import order_honest_package
 from tests.scoring.package_campaign import (
     SYSTEM_FILE,
@@ -180,10 +180,7 @@ def test_every_form_holds_the_same_files(order, tmp_path):
         if name.endswith("zip"):
             unpack_zip(tmp_path / name, place)
         else:
-            with tarfile.open(tmp_path / name) as archive:
-                archive.extractall(
-                    place, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
-                )
+            unpack_tar(tmp_path / name, place)
         assert list_files(place) == wanted
 
 
