@@ -59,13 +59,30 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _order_by_launch(runs: list[Run]) -> list[Run]:
+    """Give the runs in the order of launch; `runs` are in the order of their file numbers.
+
+    A log without any time stands behind the file before it: in the end it would be in fewer
+    windows than a run that failed where it was made.
+    """
+    known = [run for run in runs if math.isfinite(run.launch_ms)]
+    order = sorted(known, key=lambda run: (run.launch_ms, run.name))
+    before: Run | None = None
+    for run in runs:
+        if math.isinf(run.launch_ms):
+            place = next((i for i, other in enumerate(order, 1) if other is before), 0)
+            order.insert(place, run)
+        before = run
+    return order
+
+
 def choose_window(runs: list[Run], needed: int) -> WindowChoice:
     """Choose the `needed` consecutive runs whose latency is the median of all windows.
 
     Order is launch time. With an even number of windows the slower of the two middle ones
     counts, because the rules leave it open; so an infinite upper middle makes it invalid.
     """
-    order = sorted(runs, key=lambda run: (run.launch_ms, run.name))
+    order = _order_by_launch(runs)
     windows = []
     for first in range(len(order) - needed + 1):
         members = tuple(order[first : first + needed])

@@ -16,6 +16,8 @@ INITIALISATION_LIMIT_MS = 30 * 60 * 1000
 LARS_FREE_MOMENTUM_BATCH = 32_000
 NUMBER_LIMIT = 10**15
 
+# Settings of an optimizer that the stock rules do not know are hyperparameters as well.
+HYPERPARAMETER_PREFIXES = ("opt_", "lars_", "sgd_")
 # Every key below must have one value, the same in all runs of a result.
 HYPERPARAMETER_KEYS = {
     "resnet": (

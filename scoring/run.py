@@ -33,12 +33,12 @@ class Evaluation:
 
 
 def read_seed(value: Any) -> int | None:
-    """Read a logged seed as the stock seed check does: anything that makes a whole number."""
+    """Read a logged seed: a whole number or its text. The stock check takes 1.5 for 1."""
     if isinstance(value, str):
         return int(value) if re.fullmatch(r"\s*[+-]?\d{1,40}\s*", value, re.ASCII) else None
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    return int(value) if is_number(value) else None
+    return int(value) if is_number(value) and value == int(value) else None
 
 
 @dataclass
@@ -112,8 +112,8 @@ class Run:
 
     @property
     def launch_ms(self) -> float:
-        """Give the time by which runs are ordered: earliest init_start, else run_start."""
-        event = self.initialisation or self.start
+        """Give the time by which runs are ordered: earliest init_start, else the first line's."""
+        event = self.initialisation or next(iter(self.log.events), None)
         return event.time_ms if event else math.inf
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class Result:
     """All runs of one benchmark, with what they are judged by.
 
     system_problem: why there is no system description although there is a file for it.
+    other_runs: those of the other benchmark.
     """
 
     benchmark: str
@@ -35,6 +36,7 @@ class Result:
     folder_name: str
     has_scaling_file: bool
     system_problem: str | None = None
+    other_runs: list[Run] = field(default_factory=list)
 
     @property
     def runs_needed(self) -> int:
@@ -107,6 +109,9 @@ def read_submission(folder: Path, profile: Profile) -> Submission:
             has_scaling_file=os.path.lexists(place / "scaling.json"),
             system_problem=system_problem,
         )
+    for one in results.values():
+        for other in results.values():
+            one.other_runs.extend(other.runs if other is not one else [])
     if not results:
         raise InputError(f"{folder}: holds neither resnet/ nor bert/ with result_*.txt")
     return Submission(folder, results, system)

@@ -30,6 +30,7 @@ CHECKS = (
     clock.check_caches,
     clock.check_time_order,
     clock.check_runs_order,
+    clock.check_other_benchmark,
     evaluations.check_inside_run,
     evaluations.check_time_order,
     evaluations.check_cadence,

@@ -109,6 +109,22 @@ def check_runs_order(result: Result) -> Iterator[Finding]:
     yield from _find_pause(spans, min(lengths, default=0))
 
 
+def check_other_benchmark(result: Result) -> Iterator[Finding]:
+    """Report runs that overlap with the other benchmark's, where one system makes both."""
+    if not result.profile.nodes:
+        return
+    for run in result.runs:
+        if not run.start:
+            continue
+        start = run.start.time_ms
+        for other in result.other_runs:
+            begin, end = _get_span(other) if other.start else (start, start)
+            if begin <= start < end:
+                message = f"the run starts before {other.name} stops"
+                yield run.remark("runs-overlap", message, run.start)
+                break
+
+
 def _find_pause(spans: list[tuple[Run, float, float]], shortest_ms: float) -> Iterator[Finding]:
     latest_stop = spans[0][2]
     widest: tuple[float, Run] | None = None

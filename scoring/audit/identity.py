@@ -39,8 +39,10 @@ def check_division(result: Result) -> Iterator[Finding]:
         if event:
             message = f"the division is {quote(event.value)}, not closed"
             yield run.remark("division", message, event)
-    division = (result.system or {}).get("division")
-    if result.system and (not isinstance(division, str) or division.strip().lower() != "closed"):
+    if result.system is None:
+        return
+    division = result.system.get("division")
+    if not isinstance(division, str) or division.strip().lower() != "closed":
         message = f"the division of the system description is {quote(division)}, not closed"
         yield Finding("division", message, result.benchmark, "system.json")
 

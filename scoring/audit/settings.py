@@ -11,6 +11,7 @@ from scoring.findings import Finding, quote
 from scoring.log import Event
 from scoring.rules import (
     HYPERPARAMETER_KEYS,
+    HYPERPARAMETER_PREFIXES,
     LARS_FREE_MOMENTUM_BATCH,
     is_close,
     is_count,
@@ -65,7 +66,9 @@ def check_batch_size(result: Result) -> Iterator[Finding]:
 
 def check_hyperparameters_same(result: Result) -> Iterator[Finding]:
     """Refuse hyperparameters that are not the same in all runs."""
-    for key in HYPERPARAMETER_KEYS[result.benchmark]:
+    logged = {event.key for run in result.runs for event in run.log.events}
+    others = sorted(key for key in logged if key.startswith(HYPERPARAMETER_PREFIXES))
+    for key in dict.fromkeys([*HYPERPARAMETER_KEYS[result.benchmark], *others]):
         yield from _find_differences(result, key, "hp-differs")
 
 
@@ -138,7 +141,7 @@ def check_data_sizes(result: Result) -> Iterator[Finding]:
             ("eval_samples", sizes.eval_samples),
         ):
             event = run.get_last(key)
-            if event and wanted and not is_close(event.value, wanted):
+            if event and wanted and not (is_number(event.value) and event.value == wanted):
                 message = f"{key} is {quote(event.value)}, the data set has {wanted}"
                 yield run.remark("dataset-size", message, event)
 

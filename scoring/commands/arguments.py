@@ -10,9 +10,16 @@ from scoring.profile import DEFAULT, Profile, ProfileError, list_profiles, load_
 from scoring.score import Score, score_folder
 
 
+def read_path(text: str) -> Path:
+    """Take a path of the line; an empty one, of a variable not set, is not the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty: name a file or folder")
+    return Path(text)
+
+
 def add_judging_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the folder and what it is judged by."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="holds resnet/ and/or bert/")
+    parser.add_argument("folder", metavar="DIR", type=read_path, help="holds resnet/ and/or bert/")
     add_rule_arguments(parser, DEFAULT)
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from scoring.commands.arguments import add_rule_arguments, get_profile
+from scoring.commands.arguments import add_rule_arguments, get_profile, read_path
 from scoring.exits import NOT_VALID, VALID, write_output
 from scoring.files import write_atomically
 from scoring.findings import make_printable
@@ -20,10 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command reads from its line."""
     for name, place in (("FIRST", "first"), ("SECOND", "second")):
         text = "a package, or a folder that holds resnet/ and/or bert/"
-        parser.add_argument(place, metavar=name, type=Path, help=text)
+        parser.add_argument(place, metavar=name, type=read_path, help=text)
     add_rule_arguments(parser, DEFAULT)
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write a page, HTML")
+    parser.add_argument("--output", type=read_path, metavar="FILE", help="write a page, HTML")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 
+from scoring.commands.arguments import read_path
 from scoring.exits import VALID, InputError
 from scoring.files import write_atomically
 from scoring.findings import make_printable
@@ -21,9 +21,9 @@ HELP = "draft the system description on a node of the system"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command reads from its line."""
     parser.add_argument(
-        "--system", type=Path, required=True, metavar="FILE", help="systems/NAME.toml"
+        "--system", type=read_path, required=True, metavar="FILE", help="systems/NAME.toml"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="new JSON file (stdout)")
+    parser.add_argument("--output", type=read_path, metavar="FILE", help="new JSON file (stdout)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from scoring.commands.arguments import add_rule_arguments, get_profile
+from scoring.commands.arguments import add_rule_arguments, get_profile, read_path
 from scoring.exits import NOT_VALID, VALID
 from scoring.findings import make_printable
 
@@ -19,22 +19,33 @@ PROFILE = "lp2bm"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command reads from its line."""
     parser.add_argument(
-        "--results", type=Path, required=True, metavar="DIR", help="the campaign's, or its parent"
+        "--results",
+        type=read_path,
+        required=True,
+        metavar="DIR",
+        help="the campaign's, or its parent",
     )
     parser.add_argument(
-        "--system", type=Path, required=True, metavar="FILE", help="systems/NAME.toml"
+        "--system", type=read_path, required=True, metavar="FILE", help="systems/NAME.toml"
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="PKG", help="folder, .tar, .tar.gz or .zip"
+        "--output",
+        type=read_path,
+        required=True,
+        metavar="PKG",
+        help="folder, .tar, .tar.gz or .zip",
     )
     parser.add_argument(
-        "--description", type=Path, metavar="FILE", help="system description (DIR/system.json)"
+        "--description", type=read_path, metavar="FILE", help="system description (DIR/system.json)"
     )
     parser.add_argument(
-        "--image-manifest", type=Path, metavar="FILE", help="manifest.json of the image used"
+        "--image-manifest", type=read_path, metavar="FILE", help="manifest.json of the image used"
     )
     parser.add_argument(
-        "--source", type=Path, metavar="DIR", help="the kit as it ran (the one this command is of)"
+        "--source",
+        type=read_path,
+        metavar="DIR",
+        help="the kit as it ran (the one this command is of)",
     )
     add_rule_arguments(parser, PROFILE)
 

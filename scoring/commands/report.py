@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from scoring.commands.arguments import add_judging_arguments, judge
+from scoring.commands.arguments import add_judging_arguments, judge, read_path
 from scoring.exits import NOT_VALID, VALID
 from scoring.files import write_atomically
 from scoring.findings import make_printable
@@ -18,7 +18,7 @@ HELP = "write a page with all figures"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command reads from its line."""
     add_judging_arguments(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="HTML file")
+    parser.add_argument("--output", type=read_path, required=True, metavar="FILE", help="HTML file")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from scoring.commands.arguments import get_profile
+from scoring.commands.arguments import get_profile, read_path
 from scoring.compliance import check_ruleset
 from scoring.exits import NOT_VALID, VALID, write_output
 from scoring.files import write_atomically
@@ -22,14 +22,18 @@ PROFILE = "lp2bm"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command reads from its line."""
-    parser.add_argument("package", metavar="PKG", type=Path, help="a folder, .tar, .tar.gz or .zip")
+    parser.add_argument(
+        "package", metavar="PKG", type=read_path, help="a folder, .tar, .tar.gz or .zip"
+    )
     names = ", ".join(list_profiles())
     parser.add_argument("--rfp", default=PROFILE, metavar="NAME", help=f"{names} ({PROFILE})")
     parser.add_argument("--ruleset", default="4.0.0", help="of mlperf-logging (4.0.0)")
     parser.add_argument(
-        "--image-manifest", type=Path, metavar="FILE", help="manifest.json of a rebuilt image"
+        "--image-manifest", type=read_path, metavar="FILE", help="manifest.json of a rebuilt image"
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the score's HTML page")
+    parser.add_argument(
+        "--report", type=read_path, metavar="FILE", help="write the score's HTML page"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
 
 

@@ -8,9 +8,8 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-from scoring.commands.arguments import add_rule_arguments, get_profile
+from scoring.commands.arguments import add_rule_arguments, get_profile, read_path
 from scoring.exits import NOT_VALID, VALID, InputError
 from scoring.findings import Finding, make_printable
 from scoring.outlook import compute_convergence_so_far, compute_latency_so_far
@@ -29,7 +28,7 @@ SILENCE_SHOWN_SECONDS = 60.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what the command reads from its line."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="holds resnet/ and/or bert/")
+    parser.add_argument("folder", metavar="DIR", type=read_path, help="holds resnet/ and/or bert/")
     add_rule_arguments(parser, DEFAULT, window=False)
     parser.add_argument(
         "--interval", type=read_interval, default=INTERVAL_SECONDS, metavar="SECONDS"

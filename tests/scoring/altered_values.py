@@ -27,6 +27,11 @@ def setting_missing_in_one(c):
     c.runs["resnet"][0].drop("model_bn_span")
 
 
+def setting_of_another_optimizer_in_one(c):
+    run = c.runs["bert"][3]
+    run.insert_after("seed", run.make("opt_lookahead_steps", 5, run.find("seed")["time_ms"]))
+
+
 def seed_of_another_line(c):
     seed = c.runs["resnet"][1].find("seed")
     seed["value"] = c.runs["resnet"][2].find("seed")["value"]
@@ -65,6 +70,10 @@ def open_division(c):
 
 def open_description(c):
     c.system["division"] = "open"
+
+
+def empty_description(c):
+    c.system = {}
 
 
 def wrong_folder(c):
@@ -203,9 +212,11 @@ ALTERATIONS = [
     ("hp-differs", setting("resnet", "lars_opt_base_learning_rate", 10.6)),
     ("hp-differs", setting("bert", "opt_lamb_beta_2", 0.99)),
     ("hp-differs", setting_missing_in_one),
+    ("hp-differs", setting_of_another_optimizer_in_one),
     ("same-seed", seed_of_another_line),
     ("code-line-differs", seed_of_another_line),
     ("no-seed", no_seed),
+    ("no-seed", setting("resnet", "seed", 1.5)),
     ("hp-table", every("resnet", "lars_opt_momentum", 0.95)),
     ("hp-table", every("resnet", "lars_opt_weight_decay", 0.00006)),
     ("hp-table", every("resnet", "lars_opt_end_learning_rate", 0.001)),
@@ -218,6 +229,7 @@ ALTERATIONS = [
     ("hp-table", sgd("opt_learning_rate_warmup_epochs", 2.5)),
     ("division", open_division),
     ("division", open_description),
+    ("division", empty_description),
     ("identity", wrong_folder),
     ("node-count", other_nodes_in_platform),
     ("node-count", other_nodes_in_description),
@@ -232,6 +244,7 @@ ALTERATIONS = [
     ("train-samples-vs-eval", other_train_samples),
     ("accuracy-granularity", odd_accuracy),
     ("dataset-size", every("resnet", "train_samples", 1_281_000)),
+    ("dataset-size", every("resnet", "train_samples", 1_281_166)),
     ("dataset-size", every("bert", "eval_samples", 10_002)),
     ("parse-error", broken_line),
     ("parse-error", accuracy_nan),

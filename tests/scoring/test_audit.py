@@ -40,6 +40,19 @@ def test_sound_campaign_trips_nothing(campaign, tmp_path):
     assert audit(campaign, tmp_path, "lp2bm") == []
 
 
+def test_one_system_makes_one_benchmark_after_the_other(campaign, tmp_path):
+    for run in campaign.runs["bert"]:
+        run.shift(campaign.runs["resnet"][4][-1]["time_ms"] - 1 - run.find("run_start")["time_ms"])
+        break
+    found = audit(campaign, tmp_path / "overlap", "lp2bm")
+    overlaps = [f for f in found if f.rule == "runs-overlap"]
+    assert [(f.file, "resnet/result_4.txt" in f.message) for f in overlaps] == [
+        ("bert/result_0.txt", True)
+    ]
+    # A published pair may be of two systems.
+    assert "runs-overlap" not in {f.rule for f in audit(campaign, tmp_path / "published")}
+
+
 def find_audit_rules():
     """Give the slugs that the checks, and the reader whose problems they report, can name."""
     sources = [*(SCORING / "audit").glob("*.py"), SCORING / "log.py", SCORING / "run.py"]

@@ -46,6 +46,24 @@ def test_even_windows_give_the_slower_middle():
     assert choice.median_minutes == pytest.approx((values[1] + values[2]) / 2)
 
 
+def test_a_failed_run_without_times_stays_where_it_was_launched():
+    # Were it the last, the first window would have one failure alone.
+    runs = [make_run(place, 10) for place in range(7)]
+    for place in (2, 3):
+        runs[place].unusable.append((None, "made unusable"))
+    for events in (runs[2].log.events[1:], ()):
+        stripped = Run("resnet", RunLog(runs[2].name, events, ()), unusable=runs[2].unusable)
+        choice = choose_window([*runs[:2], stripped, *runs[3:]], 5)
+        assert [window.minutes for window in choice.windows] == [math.inf] * 3
+        assert choice.windows[0].runs[2] is stripped
+
+
+def test_the_first_file_may_hold_no_times():
+    empty = Run("resnet", RunLog("resnet/result_0.txt", (), ()), unusable=[(None, "empty")])
+    choice = choose_window([empty, *(make_run(place, 10) for place in range(5))], 5)
+    assert choice.windows[0].runs[0] is empty
+
+
 def test_a_window_with_two_failures_counts_as_infinite():
     inf = math.inf
     choice = choose([10, inf, 10, inf, 10, 10, 10])

@@ -59,6 +59,9 @@ def test_demonstration_says_so_in_large_letters(demonstration, tmp_path):
     [
         (["score"], "required: DIR"),
         (["score", "{folder}/nowhere"], "no such folder"),
+        (["score", ""], "argument DIR: is empty"),
+        (["verify", ""], "argument PKG: is empty"),
+        (["report", "{folder}", "--output", ""], "argument --output: is empty"),
         (["score", "{folder}"], "neither resnet/ nor bert/"),
         (["score", "{folder}", "--rfp", "other"], "no profile 'other'"),
         (["packages", "{folder}"], "invalid choice"),
