@@ -19,7 +19,7 @@ from scoring.rules import (
     is_number,
     is_power_of_two_of,
 )
-from scoring.run import Run
+from scoring.run import Run, read_seed
 from scoring.submission import Result
 
 
@@ -120,11 +120,16 @@ def _get_table(run: Run, optimizer: Any) -> Iterator[tuple[str, str, Any]]:
 
 
 def check_seeds(result: Result) -> Iterator[Finding]:
-    """Refuse a run without seed and one seed in two runs, whatever line logged it."""
+    """Refuse a run without seed or with one that is none, and one seed in two runs."""
     owners: dict[int, tuple[Run, Event]] = {}
     for run in result.runs:
-        if run.start and not run.seeds:
-            yield run.remark("no-seed", "the run logs no seed that is a whole number", run.start)
+        lines = run.get_events("seed")
+        if run.start and not lines:
+            yield run.remark("no-seed", "the run logs no seed", run.start)
+        wrong = next((event for event in lines if read_seed(event.value) is None), None)
+        if wrong:
+            message = f"the seed is {quote(wrong.value)}, no whole number"
+            yield run.remark("no-seed", message, wrong)
         for seed, event in run.seeds.items():
             other, line = owners.setdefault(seed, (run, event))
             if other is not run:

@@ -38,6 +38,11 @@ def seed_of_another_line(c):
     seed["metadata"]["lineno"] += 1
 
 
+def another_seed_that_is_none(c):
+    run = c.runs["bert"][2]
+    run.insert_after("seed", run.make("seed", None, run.find("seed")["time_ms"]))
+
+
 def no_seed(c):
     c.runs["bert"][9].drop("seed")
 
@@ -217,6 +222,7 @@ ALTERATIONS = [
     ("code-line-differs", seed_of_another_line),
     ("no-seed", no_seed),
     ("no-seed", setting("resnet", "seed", 1.5)),
+    ("no-seed", another_seed_that_is_none),
     ("hp-table", every("resnet", "lars_opt_momentum", 0.95)),
     ("hp-table", every("resnet", "lars_opt_weight_decay", 0.00006)),
     ("hp-table", every("resnet", "lars_opt_end_learning_rate", 0.001)),
