@@ -11,6 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Properties: the same examples in every run, however slow the machine, so that a failure is the
+# code's; `--hypothesis-profile=long` for more, and other ones.
+settings.register_profile(
+    "fast",
+    derandomize=True,
+    max_examples=150,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "long", settings.get_profile("fast"), derandomize=False, max_examples=5000
+)
+if settings.get_current_profile_name() in ("default", "ci"):
+    settings.load_profile("fast")
 
 # Triton decides when it is first imported whether kernels are interpreted: here they always are.
 # They are compiled, for GPUs that nobody has, by tests/harness/ops/compilation.py in a process of

@@ -8,26 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from scoring.profile import load_profile
 from scoring.stock_process import answer_job
-
-# The same examples in every run, so that a failure is the code's; `--hypothesis-profile=long` for
-# more, and other ones.
-settings.register_profile(
-    "fast",
-    derandomize=True,
-    max_examples=150,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.register_profile(
-    "long", settings.get_profile("fast"), derandomize=False, max_examples=5000
-)
-if settings.get_current_profile_name() in ("default", "ci"):
-    settings.load_profile("fast")
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "logs"
 START_MS = 1_700_000_000_000
