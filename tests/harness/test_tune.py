@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from bert.config import Config as BertConfig
 from harness import tune
 from harness.commands import InputError
 from harness.config import load_config
+from harness.processes import list_descendants
 from harness.systems import load_system
 from harness.tuning_files import read_text
 from harness.tuning_knobs import Place, list_knobs
@@ -62,7 +63,8 @@ number = len(calls.read_text()) if calls.exists() else 0
 calls.write_text("x" * (number + 1))
 plan = json.loads((folder / "rates").read_text()).get(name, 100.0)
 if plan == "hang":
-    time.sleep(600)
+    time.sleep(120)
+    (folder / "woken").touch()
 if plan == "garbage":
     print("no document")
     raise SystemExit
@@ -237,15 +239,12 @@ def test_a_launcher_that_is_not_there_ends_the_search_of_its_knobs(
 
 
 def test_a_launcher_that_hangs_is_cut_off_with_all_that_it_started(tmp_path: Path):
-    mark = f"sleep 5{time.time_ns() % 10**6}"
-    command = ["sh", "-c", f"{mark} & {mark}"]
+    command = ["sh", "-c", f"(sleep 120; touch {tmp_path}/woken) & sleep 120"]
+    before = list_descendants(os.getpid())
     found = measure_exchange(command, limit_seconds=0.7)
     assert found.status == "cut off"
-    alive = [
-        file for file in Path("/proc").glob("[0-9]*/cmdline")
-        if mark.encode() in file.read_bytes().replace(b"\0", b" ")
-    ]  # fmt: skip
-    assert not alive
+    assert set(list_descendants(os.getpid())) <= set(before)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_record_holds_every_trial(bench: Bench):
@@ -374,9 +373,8 @@ def test_a_probe_that_refuses_to_start_ends_the_search_of_its_knob(bench: Bench,
 
 def test_the_budget_is_kept_and_a_probe_that_hangs_is_ended(bench: Bench, capsys: Any):
     bench.rates = {"bert 16 1": "hang"}
-    start = time.monotonic()
-    assert bench.tune("--benchmark", "bert", "--json", budget="0.03") == 1
-    assert time.monotonic() - start < 20
+    assert bench.tune("--benchmark", "bert", "--json", budget="0.06") == 1
+    assert not (bench.folder / "woken").exists()
     (trial,) = bench.read_tried()["trials"]
     assert trial["measured"]["status"] == "cut off"
     verdicts = list_verdicts(capsys)
@@ -396,13 +394,12 @@ def test_the_slowest_of_the_ranks_counts():
     assert found.samples_per_second == pytest.approx(8 / 0.05)
 
 
-def test_one_failing_rank_ends_the_others():
-    start = time.monotonic()
-    slow = ["sleep", "60"]
+def test_one_failing_rank_ends_the_others(tmp_path: Path):
+    slow = ["sh", "-c", f"sleep 120; touch {tmp_path}/woken"]
     broken = ["sh", "-c", "echo 'lost a GPU' >&2; exit 3"]
-    found = measure([slow, broken, slow], "step", 50)
+    found = measure([slow, broken, slow], "step", 300)
     assert (found.status, found.message, found.misused) == ("failed", "lost a GPU", False)
-    assert time.monotonic() - start < 45
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -529,7 +526,7 @@ def test_a_real_probe_is_understood(bench: Bench, monkeypatch: pytest.MonkeyPatc
     monkeypatch.undo()
     ranks = choose_ranks(load_system(bench.system), 1)
     config = bench.folder / "bert.toml"
-    found = measure([compose_step(ranks, 0, "bert", config, 5)], "step", 120)
+    found = measure([compose_step(ranks, 0, "bert", config, 5)], "step", 600)
     assert found.status == "measured", found.message
     assert found.device == "cpu, 1 thread(s)"
     step = found.step_seconds
