@@ -57,7 +57,7 @@ class Kit:
             text = text.replace(old, new, 1)
         file.write_text(text)
 
-    def launch(self, benchmark: str, timeout: float = 120) -> tuple[int, str, Path]:
+    def launch(self, benchmark: str, timeout: float = 600) -> tuple[int, str, Path]:
         """Start one run of a benchmark on all ranks; returns status, output and the log's path."""
         log = self.folder / f"{benchmark}.log"
         command = [sys.executable, "-m", "harness.launch", "--system", str(self.system)]
@@ -78,6 +78,13 @@ def unpack_tar(path: Path, folder: Path) -> None:
             archive.extractall(folder, filter="data")
         else:
             archive.extractall(folder)
+
+
+def is_in_memory(folder: Path) -> bool:
+    """Whether a folder's file system has its files in memory alone, where nothing drops them."""
+    command = ["stat", "--file-system", "--format=%T", str(folder)]
+    kind = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return kind in ("tmpfs", "ramfs")
 
 
 @pytest.fixture(scope="session")

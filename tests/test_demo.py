@@ -32,7 +32,7 @@ def demo_system(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def launch(system: Path, benchmark: str, log: Path) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "harness.launch", "--system", str(system)]
     command += ["--benchmark", benchmark, "--log", str(log)]
-    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300, check=False)
+    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=900, check=False)
     return read_events(log)
 
 

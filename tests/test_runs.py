@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.commands import InputError
-from tests.conftest import ROOT, Kit
+from tests.conftest import ROOT, Kit, is_in_memory
 
 RESNET_ORDER = (
     "submission_benchmark", "submission_org", "submission_division", "submission_status",
@@ -70,7 +70,8 @@ def test_a_run_that_misses_its_target(kit: Kit, benchmark: str, order: tuple[str
     assert events[-1]["metadata"]["status"] == "aborted"
     by_key = {event["key"]: event for event in events}
     (record,) = by_key["cache_clear"]["metadata"]["hosts"].values()
-    assert record["method"] == "fadvise" and record["resident_bytes"] == 0
+    assert record["method"] == "fadvise"
+    assert record["resident_bytes"] == 0 or is_in_memory(kit.folder)
     assert by_key["eval_accuracy"]["value"] < 0.72
     for event in events:
         source = (ROOT / event["metadata"]["file"]).read_text().splitlines()
@@ -93,7 +94,7 @@ def test_ranks_that_are_not_the_system_files(kit: Kit) -> None:
     command += ["-m", "bert.train", "run", "--system", str(kit.system), "--log"]
     log = kit.folder / "log"
     done = subprocess.run(
-        [*command, str(log)], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [*command, str(log)], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 2
     assert done.stderr.count("error: 3 rank(s) were started, the system file says 4") == 1

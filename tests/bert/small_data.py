@@ -46,7 +46,7 @@ def run(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == status, done.stderr

@@ -42,7 +42,7 @@ def count(made: list[int], tokens: int = 120) -> Iterator[Made]:
 
 
 def wait_until(made: list[int], number: int) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while len(made) < number:
         assert time.monotonic() < deadline
         time.sleep(0.002)

@@ -273,7 +273,7 @@ def test_threads_of_dali_and_of_the_loader_have_the_ranks_cores(small_data: Path
     command += ["--bind-to", "none", "-n", "2", "-x", "OMP_NUM_THREADS=1"]
     command += [sys.executable, "-c", PROGRAM, str(small_data)]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = (text for text in done.stdout.splitlines() if text.startswith("bound:"))

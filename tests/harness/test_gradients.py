@@ -32,7 +32,7 @@ def launch(module: str, folder: Path, *arguments: object) -> list[dict[str, np.n
     """Run a test module as a program of several ranks; returns what each of them saved."""
     command = [sys.executable, "-m", module, str(folder), *map(str, arguments)]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     files = sorted(folder.glob("rank_*.npz"))
@@ -51,7 +51,7 @@ def fork_ranks(
 
     def run(rank: int) -> None:
         store = dist.FileStore(name, world_size)
-        limit = datetime.timedelta(seconds=60)  # for the others, where one rank fails
+        limit = datetime.timedelta(seconds=300)  # for the others, where one rank fails
         dist.init_process_group("gloo", None, limit, world_size, rank, store)
         np.savez(folder / f"rank_{rank}.npz", **run_rank(rank))
         dist.destroy_process_group()

@@ -126,7 +126,7 @@ from harness.systems import load_system
 from harness.trainer import run_trainer
 def main(arguments):
     system = load_system("systems/demo.toml")
-    launch = replace(system.launch, collective_timeout_seconds=3)
+    launch = replace(system.launch, collective_timeout_seconds=8)
     system = replace(system, nodes=replace(system.nodes, count=3), launch=launch)
     ranks = find_ranks(system.nodes)
     device = select_device(system, ranks)
@@ -147,10 +147,10 @@ def test_ranks_join_and_a_hanging_one_ends_the_run(rank: int) -> None:
     command += ["--oversubscribe", "--bind-to", "none", "-x", "GLOO_SOCKET_IFNAME=lo"]
     command += ["-n", "3", sys.executable, "-c", HANG.replace("rank == 1", f"rank == {rank}")]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     assert sorted(done.stdout.splitlines()) == [f"rank {n} of 3: 6.0" for n in range(3)]
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    said = "gave up after 3 s ('collective_timeout_seconds') without an answer from "
+    said = "gave up after 8 s ('collective_timeout_seconds') without an answer from "
     assert f"{said}rank {rank} on {socket.gethostname()}: hung" in done.stderr

@@ -29,7 +29,7 @@ def test_all_ranks_are_measured_by_the_launcher(benchmark: str, samples: int, tm
     command = [sys.executable, "-m", "harness.launch", "--system", "demo"]
     command += ["--benchmark", benchmark, "--probe", "3"]
     ended = subprocess.run(
-        command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=300
+        command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=900
     )
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)

@@ -122,7 +122,7 @@ def run_mpi(processes: int, count: int, per_node: int, one_machine: bool) -> tup
     mpirun = Path(sys.executable).parent / "mpirun"
     command = [str(mpirun), "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
     command += ["-n", str(processes), sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     return done.stdout + done.stderr, done.returncode
 
 

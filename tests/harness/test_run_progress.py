@@ -19,7 +19,7 @@ def make_ranks(rank: int) -> Ranks:
 def wait_for_line(capsys: pytest.CaptureFixture[str], words: str) -> str:
     """Everything written until `words` came."""
     text = ""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while words not in text:
         assert time.monotonic() < deadline, text
         time.sleep(0.01)

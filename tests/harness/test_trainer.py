@@ -248,7 +248,7 @@ def test_all_ranks_end_together(program: str, line: str) -> None:
     command = [str(mpirun), "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
     command += ["-n", "2", sys.executable, "-c", program]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 2, done.stderr
     lines = [text for text in done.stderr.splitlines() if text.startswith("error:")]
@@ -280,7 +280,7 @@ def test_no_interpreter_is_torn_down_under_the_process_group(end: str, status: i
     """Its threads give tensors back to the interpreter, and abort the process if it has gone."""
     command = [sys.executable, "-c", JOINED.replace("END", end)]
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )
     assert (done.returncode, done.stdout) == (status, "trained\n"), done.stderr
 
@@ -299,7 +299,7 @@ def test_graphs_go_before_the_process_group() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "graphs\ngroup\n"), done.stderr

@@ -24,7 +24,7 @@ NODES = ("node1", "node2", "node3", "node4")
 PACKAGES = ("harness", "resnet", "bert", "scoring", "demo")
 LINKS = {"vcbr0", "vc1", "vc2", "vc3", "vc4"}
 SMALL_BYTES = 160 << 20
-TOOL_SECONDS = 60
+TOOL_SECONDS = 300
 COLLECTIVE_TIMEOUT_SECONDS = 10
 
 
@@ -136,7 +136,7 @@ class Cluster:
         )
         return Started(process)
 
-    def run(self, *words: str, folder: Path | None = None, seconds: float = 120) -> tuple[int, str]:
+    def run(self, *words: str, folder: Path | None = None, seconds: float = 600) -> tuple[int, str]:
         """Run a command as the plain user; returns its status and what it wrote."""
         return self.start(*words, folder=folder).finish(seconds)
 

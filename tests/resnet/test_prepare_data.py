@@ -166,7 +166,7 @@ def test_a_kill_during_a_real_pack_is_survived(tmp_path: Path) -> None:
     pack_folders(train, val, tmp_path / "whole", shards=4, seed=1)
     command = [sys.executable, "-c", KILLED_PACK, train, val, tmp_path / "out"]
     process = subprocess.Popen([str(word) for word in command], cwd=ROOT)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not list((tmp_path / "out").glob(".train*.part")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)

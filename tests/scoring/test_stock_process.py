@@ -49,7 +49,7 @@ def run_process(job):
         input=json.dumps(job),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=True,
     )
     return json.loads(done.stdout)
