@@ -6,16 +6,24 @@ Sources: training_rules.adoc, "Hyperparameters" and "Benchmark Specific Rules"; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import harness.batch
-from bert.model import ModelConfig
-from harness.config import check, logged
-from harness.graphs import Graphs
+from bert.model_config import ModelConfig, Operations
+from harness.batch import Graphs
+from harness.commands import InputError, run_command
+from harness.config import check, load_config, logged
+from harness.config_command import check_fit, run_check
+from harness.ops.table import find_operations_fault
 from harness.precision import Precision
+from harness.schedules import evaluation_interval_samples, evaluation_updates
+from harness.systems import System
 
 TARGET_ACCURACY = 0.720
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -122,3 +130,51 @@ class Config:
             "optimizer.gradient_clip 'before_reduce' and communication.sharded_optimizer exclude "
             "each other: sharding saves by overlapping what clipping has to wait for",
         )
+        fault = find_operations_fault(Operations, self.operations)
+        check(fault is None, f"[operations] {fault}")
+
+
+def check_evaluation_interval(system: System, config: Config) -> None:
+    """Refuse an interval that is not the rule's, unless the system is the demonstration."""
+    stated = config.evaluation.interval_samples
+    rule = evaluation_interval_samples(config.batch.global_batch_size)
+    if stated != rule and system.campaign.profile != "demo":
+        raise InputError(
+            f"{system.benchmarks.bert.config}: evaluation.interval_samples is {stated}, the rule "
+            f"asks for {rule} at a global batch size of {config.batch.global_batch_size}"
+        )
+
+
+def list_evaluation_updates(system: System, config: Config) -> list[int]:
+    """Return the updates that an evaluation follows. Raises InputError where there is none."""
+    interval, batch = config.evaluation.interval_samples, config.batch.global_batch_size
+    steps = config.optimizer.training_steps
+    updates = evaluation_updates(interval, batch, steps)
+    if not updates:
+        raise InputError(
+            f"{system.benchmarks.bert.config}: optimizer.training_steps is {steps} and ends the "
+            f"run before its first evaluation, after update {-(-interval // batch)}: raise it"
+        )
+    return updates
+
+
+def look_at_config(system: System) -> str:
+    """Read the configuration that a system names and return its file; no rank is needed.
+
+    Raises InputError where the system's ranks could not use it.
+    """
+    file = system.benchmarks.bert.config
+    config = load_config(ROOT / file, Config)
+    check_fit(system, config, file)
+    check_evaluation_interval(system, config)
+    list_evaluation_updates(system, config)
+    return file
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Say whether the ranks of a system can use the configuration that it names."""
+    return run_check("bert", look_at_config, arguments)
+
+
+if __name__ == "__main__":
+    run_command(main)

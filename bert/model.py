@@ -7,7 +7,6 @@ Suffixes: T tokens, B sequences, M masked tokens, H heads, D size of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bert.layers import Dense, LayerNorm, Table
-from bert.model_config import INITIALIZER_RANGE, ModelConfig, read_bert_config
-from harness.optimizers.flat_lamb import FlatLAMB
+from bert.model_config import INITIALIZER_RANGE, ModelConfig, Operations, read_bert_config
 
 __all__ = [
     "Batch",
@@ -34,23 +32,6 @@ LAYER_NORM_EPS = 1e-12
 # then add up the two gradients where it reads them.
 Twice = tuple[Tensor, Tensor]
 ROW_MULTIPLE = 16  # what the sizes of FP8 products have to be multiples of
-
-
-@dataclass(frozen=True)
-class Operations:
-    """What a step is computed with: see harness.ops for the definitions."""
-
-    embedding: Callable[..., Twice]
-    linear: Callable[..., Tensor]
-    query_key_value: Callable[..., tuple[Tensor, Tensor, Tensor]]
-    varlen_attention: Callable[..., Tensor]
-    feed_forward: Callable[..., Tensor]
-    bias_gelu: Callable[..., Tensor]
-    layer_norm: Callable[..., Tensor]
-    dropout_add_layer_norm: Callable[..., Twice]
-    vocabulary_logits: Callable[..., Tensor]
-    masked_cross_entropy: Callable[..., Tensor]
-    lamb: Callable[..., FlatLAMB]
 
 
 @dataclass(frozen=True)

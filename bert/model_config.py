@@ -1,13 +1,25 @@
-"""Sizes of BERT: from our configuration, or from the bert_config.json of the shipped checkpoint."""
+"""Sizes of BERT: from our configuration, or from the bert_config.json of the shipped checkpoint.
+
+Also names the operations that it computes with. Read without torch, so that a configuration can be
+checked where no rank runs.
+"""
 
 from __future__ import annotations
 
 import json
 import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.commands import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bert.model import Twice
+    from harness.optimizers.flat_lamb import FlatLAMB
 
 INITIALIZER_RANGE = 0.02
 
@@ -57,6 +69,23 @@ class ModelConfig:
                 f"heads must divide hidden_size, but {self.heads} does not divide "
                 f"{self.hidden_size}"
             )
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What a step is computed with: see harness.ops for the definitions."""
+
+    embedding: Callable[..., Twice]
+    linear: Callable[..., Tensor]
+    query_key_value: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    varlen_attention: Callable[..., Tensor]
+    feed_forward: Callable[..., Tensor]
+    bias_gelu: Callable[..., Tensor]
+    layer_norm: Callable[..., Tensor]
+    dropout_add_layer_norm: Callable[..., Twice]
+    vocabulary_logits: Callable[..., Tensor]
+    masked_cross_entropy: Callable[..., Tensor]
+    lamb: Callable[..., FlatLAMB]
 
 
 def check_size(name: str, value: object, kind: str) -> None:

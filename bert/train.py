@@ -14,7 +14,12 @@ from pathlib import Path
 import torch
 
 from bert.checkpoint import read_checkpoint
-from bert.config import TARGET_ACCURACY, Config
+from bert.config import (
+    TARGET_ACCURACY,
+    Config,
+    check_evaluation_interval,
+    list_evaluation_updates,
+)
 from bert.data import EvaluationInput, TrainingInput
 from bert.evaluate import evaluate
 from bert.probe import make_synthetic_batches, probe
@@ -28,13 +33,9 @@ from harness.provenance import log_provenance
 from harness.ranks import Ranks, find_ranks
 from harness.run_progress import RunProgress
 from harness.runclock import RunClock
-from harness.schedules import (
-    bert_learning_rate,
-    evaluation_interval_samples,
-    evaluation_updates,
-)
+from harness.schedules import bert_learning_rate
 from harness.seeds import derive_seed, draw_seed
-from harness.systems import System, load_system
+from harness.systems import load_system
 from harness.trainer import (
     bind_to_cores,
     clear_node_caches,
@@ -139,30 +140,6 @@ def prepare(options: argparse.Namespace) -> Run:
     checkpoint = ROOT / system.benchmarks.bert.initial_checkpoint
     step = build_step(config, clock, ranks, device, checkpoint, seed)
     return connect_data(config, ranks, clock, step, training, evaluation, updates, seed)
-
-
-def check_evaluation_interval(system: System, config: Config) -> None:
-    """Refuse an interval that is not the rule's, unless the system is the demonstration."""
-    stated = config.evaluation.interval_samples
-    rule = evaluation_interval_samples(config.batch.global_batch_size)
-    if stated != rule and system.campaign.profile != "demo":
-        raise InputError(
-            f"{system.benchmarks.bert.config}: evaluation.interval_samples is {stated}, the rule "
-            f"asks for {rule} at a global batch size of {config.batch.global_batch_size}"
-        )
-
-
-def list_evaluation_updates(system: System, config: Config) -> list[int]:
-    """Return the updates that an evaluation follows. Raises InputError where there is none."""
-    interval, batch = config.evaluation.interval_samples, config.batch.global_batch_size
-    steps = config.optimizer.training_steps
-    updates = evaluation_updates(interval, batch, steps)
-    if not updates:
-        raise InputError(
-            f"{system.benchmarks.bert.config}: optimizer.training_steps is {steps} and ends the "
-            f"run before its first evaluation, after update {-(-interval // batch)}: raise it"
-        )
-    return updates
 
 
 def read_fitting_manifest(folder: Path, config: Config) -> Manifest:

@@ -1,10 +1,18 @@
-"""What a step is made of, whatever the model: batch sizes, and how gradients are averaged."""
+"""What a step is made of, whatever the model: batch sizes, how gradients are averaged, graphs.
+
+Read without torch, so that a configuration can be checked where no rank runs.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from harness.commands import InputError
 from harness.config import check, logged
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -42,3 +50,25 @@ class Communication:
 
     def __post_init__(self) -> None:
         check(self.bucket_megabytes >= 1, "'bucket_megabytes' must be at least 1")
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """The [graphs] section: whether the training step and the evaluation are captured."""
+
+    step: bool
+    evaluation: bool
+
+    def check_device(self, device: torch.device) -> None:
+        """Raise InputError where graphs are asked for on a device that has none."""
+        if fault := self.find_fault(device.type):
+            raise InputError(fault)
+
+    def find_fault(self, device: str) -> str | None:
+        """Say why graphs cannot be captured on a device, "cpu" or "cuda"; None: they can."""
+        if device == "cuda" or not (self.step or self.evaluation):
+            return None
+        return (
+            "[graphs] asks for CUDA graphs, but the device is a CPU: start it where torch "
+            "finds a GPU, or set step and evaluation to false"
+        )

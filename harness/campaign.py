@@ -26,6 +26,7 @@ from harness.commands import (
     describe_os_error,
     run_command,
 )
+from harness.config_command import check_configurations
 from harness.containers import check_folders, find_image_fault
 from harness.files import write_atomically
 from harness.launch import BENCHMARKS, ROOT, SYSTEMS, compose_command, compose_tool
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str]) -> int:
         print(system.container.runtime)
         return GOOD
     benchmarks = list(BENCHMARKS) if options.benchmark == "all" else [options.benchmark]
+    check_configurations(file, benchmarks)
     results = Results(options.results.absolute() / system.name)
     if options.dry_run:
         return print_commands(system, file, benchmarks, results, options.runs)

@@ -10,30 +10,11 @@ import functools
 import gc
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from harness.commands import InputError
-
 EAGER_RUNS_BEFORE_CAPTURE = 3
-
-
-@dataclass(frozen=True)
-class Graphs:
-    """The [graphs] section: whether the training step and the evaluation are captured."""
-
-    step: bool
-    evaluation: bool
-
-    def check_device(self, device: torch.device) -> None:
-        """Raise InputError where graphs are asked for on a device that has none."""
-        if device.type != "cuda" and (self.step or self.evaluation):
-            raise InputError(
-                "[graphs] asks for CUDA graphs, but the device is a CPU: start it where torch "
-                "finds a GPU, or set step and evaluation to false"
-            )
 
 
 class Replayable:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.commands import GOOD, InputError, Parser, run_command
+from harness.config_command import check_configurations
 from harness.containers import check_folders, enter_container, find_image_fault
 from harness.systems import System, find_system_file, load_system
 
@@ -165,6 +166,7 @@ def main(arguments: Sequence[str]) -> int:
         command = compose_command(system, file, options.benchmark, log)
     if system.container.runtime != "none":
         check_folders(folders)
+    check_configurations(file, [options.benchmark])
     # A probe's stdout is its document alone.
     shown = sys.stdout if options.probe is None or options.dry_run else sys.stderr
     print(shlex.join(command), file=shown)

@@ -4,20 +4,32 @@ Rules: "Numerical formats" pre-approve all three; loss scaling is allowed. In 16
 matrices, activations and gradients are of that type, while master weights, normalisation
 parameters and statistics, optimizer state and losses are fp32. The scale is static on purpose: a
 dynamic one skips steps, which shifts schedules and cannot be captured in a graph.
+
+Torch is imported when it is needed, so that a configuration can be checked where no rank runs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from harness.commands import InputError
 from harness.config import check
-from harness.parameters import FlatParameters
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+
+    from harness.parameters import FlatParameters
+
+TORCH_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def find_dtype(name: str) -> torch.dtype:
+    """Torch's type of a format's name."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, TORCH_NAMES[name])
+    return dtype
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,7 @@ class Precision:
     @property
     def dtype(self) -> torch.dtype:
         """The type of matrices, activations and gradients."""
-        return DTYPES[self.format]
+        return find_dtype(self.format)
 
     def backward(self, loss: torch.Tensor, parts: int) -> None:
         """Run the backward pass of loss_scale * loss / parts.
@@ -55,6 +67,8 @@ def check_finite(parameters: FlatParameters) -> None:
     Asked once an evaluation, since the answer makes the host wait for the device. A sharded pool
     is looked at by every rank for its own part, and all of it as the model sees it.
     """
+    import torch
+
     sums = torch.stack([tensor.float().abs().sum() for tensor in parameters.weights()])
     if not torch.isfinite(sums).all():
         raise InputError(

@@ -20,8 +20,9 @@ from pathlib import Path
 
 from harness.attempts import choose_reason
 from harness.commands import GOOD, NOT_GOOD, InputError, Parser, run_command
+from harness.config_command import find_configuration_fault
 from harness.containers import find_image_fault
-from harness.launch import ROOT, SYSTEMS, compose_ranks
+from harness.launch import BENCHMARKS, ROOT, SYSTEMS, compose_ranks
 from harness.preflight_checks import END, MARK, Check, describe, judge, read_check, write_table
 from harness.processes import adopt_orphans, run_tree
 from harness.systems import System, find_system_file, load_system
@@ -111,9 +112,17 @@ def compose_module(file: Path, options: argparse.Namespace) -> list[str]:
     return module
 
 
+def check_configuration(system: System, file: Path, benchmark: str) -> Check:
+    """Whether the ranks can use the configuration that the system file names."""
+    fault = find_configuration_fault(file, benchmark)
+    found = fault or f"{getattr(system.benchmarks, benchmark).config} fits the ranks"
+    mend = "mend the file, or name another in the system file"
+    return judge(f"{benchmark} configuration", fault is None, found, "", mend)
+
+
 def check_host(system: System, file: Path, results: Path) -> list[Check]:
-    """What can be seen where the campaign is started: image file and room for the results."""
-    checks = []
+    """What can be seen where the campaign is started: configurations, image, room for results."""
+    checks = [check_configuration(system, file, benchmark) for benchmark in BENCHMARKS]
     if system.container.runtime != "none":
         fault = find_image_fault(system, file)
         stated = system.container.image_sha256

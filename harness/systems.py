@@ -149,6 +149,8 @@ class Benchmark:
     runs: int
 
     def __post_init__(self) -> None:
+        check(bool(self.config.strip()), "'config' must not be empty")
+        check(bool(self.data.strip()), "'data' must not be empty")
         check(self.runs >= 1, "'runs' must be at least 1")
 
 

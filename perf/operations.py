@@ -29,9 +29,9 @@ import resnet.config
 import resnet.step
 from bert.model import Batch
 from bert.probe import make_synthetic_batch
+from harness.batch import Graphs
 from harness.commands import GOOD, Parser, run_command
 from harness.config import load_config
-from harness.graphs import Graphs
 from harness.operation_counts import count_moved_bytes
 from harness.ops.table import PROVIDERS, TABLE
 from perf.bert_padding import pad_batch

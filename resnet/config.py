@@ -7,17 +7,23 @@ mlcommons/training resnet-tf2 (lars_util.py, common.py).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import harness.batch
-from harness.batch import Communication
-from harness.config import check, logged
-from harness.graphs import Graphs
+from harness.batch import Communication, Graphs
+from harness.commands import run_command
+from harness.config import check, load_config, logged
+from harness.config_command import check_fit, run_check
+from harness.ops.table import find_operations_fault
 from harness.precision import Precision
-from resnet.data import InputOptions
-from resnet.model import ModelConfig
+from harness.systems import System
+from resnet.input_options import InputOptions
+from resnet.model_config import ModelConfig, Operations
 
 TARGET_ACCURACY = 0.759
+ROOT = Path(__file__).resolve().parent.parent
 EVALUATION_PERIOD_EPOCHS = 4
 LARS_TRUST_COEFFICIENT = 0.001
 # Below this global batch size the momentum is fixed ("32k" of the table).
@@ -126,3 +132,24 @@ class Config:
             self.model.input_channels == self.input.channels,
             "model.input_channels and input.channels must be equal",
         )
+        fault = find_operations_fault(Operations, self.operations)
+        check(fault is None, f"[operations] {fault}")
+
+
+def look_at_config(system: System) -> str:
+    """Read the configuration that a system names and return its file; no rank is needed.
+
+    Raises InputError where the system's ranks could not use it.
+    """
+    file = system.benchmarks.resnet.config
+    check_fit(system, load_config(ROOT / file, Config), file)
+    return file
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Say whether the ranks of a system can use the configuration that it names."""
+    return run_check("resnet", look_at_config, arguments)
+
+
+if __name__ == "__main__":
+    run_command(main)

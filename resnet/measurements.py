@@ -14,7 +14,7 @@ import torch
 
 from harness.commands import InputError
 from harness.files import write_atomically
-from harness.precision import DTYPES
+from harness.precision import find_dtype
 from harness.progress import Progress
 from resnet.data import EvaluationInput, TrainingInput
 from resnet.data_command import Settings
@@ -105,7 +105,7 @@ def _open_stream(
     device: torch.device,
 ) -> Iterator[int]:
     """Give batch after batch without end, written where a step reads it; yields its images."""
-    options, batch, dtype = settings.options, settings.batch_size, DTYPES[settings.format]
+    options, batch, dtype = settings.options, settings.batch_size, find_dtype(settings.format)
     shape = (batch, options.crop_size, options.crop_size, options.channels)
     images = torch.empty(shape, dtype=dtype, device=device).permute(0, 3, 1, 2)
     labels = torch.empty(batch, dtype=torch.int64, device=device)

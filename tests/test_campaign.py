@@ -174,7 +174,7 @@ def test_unwritable_results(kit: Kit, results: str, words: str) -> None:
 def test_a_missing_configuration_is_told_before_anything_runs(kit: Kit) -> None:
     kit.bert_config.unlink()
     done = run_campaign(kit, kit.folder / "results", "--dry-run")
-    assert done.returncode == 2 and "bert.toml, which is not there" in done.stderr
+    assert done.returncode == 2 and "bert.toml: no such configuration file" in done.stderr
     assert done.stdout == ""
 
 

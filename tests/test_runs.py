@@ -161,8 +161,7 @@ def test_data_prepared_for_another_length(kit: Kit) -> None:
 
 
 def test_another_interval_than_the_rules_only_in_the_demonstration(kit: Kit) -> None:
-    from bert.config import Config
-    from bert.train import check_evaluation_interval
+    from bert.config import Config, check_evaluation_interval
     from harness.config import load_config
     from harness.systems import load_system
 

@@ -153,12 +153,9 @@ def resolve(operation: str, provider: str) -> Operation:
         raise InputError(
             f"unknown operation {operation!r}: the operations are {', '.join(sorted(TABLE))}"
         )
+    if fault := find_provider_fault(operation, provider):
+        raise InputError(fault)
     row = TABLE[operation]
-    if provider not in row:
-        known = "does not implement it" if provider in PROVIDERS else "is no provider"
-        raise InputError(
-            f"operation {operation}: {provider!r} {known}; choose one of {', '.join(row)}"
-        )
     module_name, function_name = row[provider].split(":")
     try:
         module = import_module(module_name)
@@ -174,21 +171,41 @@ def resolve(operation: str, provider: str) -> Operation:
     return function
 
 
-def resolve_operations(kind: type[OperationsT], table: Mapping[str, str]) -> OperationsT:
-    """Make a model's operations from its configuration table {operation: provider}.
+def find_provider_fault(operation: str, provider: str) -> str | None:
+    """Say why a provider cannot be asked for an operation of the table; None: it can."""
+    row = TABLE[operation]
+    if provider in row:
+        return None
+    known = "does not implement it" if provider in PROVIDERS else "is no provider"
+    return f"operation {operation}: {provider!r} {known}; choose one of {', '.join(row)}"
+
+
+def find_operations_fault(kind: type[Any], table: Mapping[str, str]) -> str | None:
+    """Say what is wrong with a configuration's table of operations, or None; imports no provider.
 
     kind: a dataclass whose fields are named after the operations the model needs. The table must
-    name a provider for every one of them and nothing else. Raises InputError otherwise, and as
-    resolve does.
+    name a provider for every one of them and nothing else.
     """
-    wanted = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    wanted = [field.name for field in dataclasses.fields(kind)]
     missing = [name for name in wanted if name not in table]
     surplus = [name for name in table if name not in wanted]
     if missing or surplus:
         said = [f"missing: {', '.join(missing)}"] if missing else []
         said += [f"not used by this model: {', '.join(surplus)}"] if surplus else []
-        raise InputError(
+        return (
             f"the table of operations must name a provider for each of {', '.join(wanted)} "
             f"({'; '.join(said)})"
         )
-    return kind(**{name: resolve(name, table[name]) for name in wanted})
+    faults = (find_provider_fault(name, provider) for name, provider in table.items())
+    return next((fault for fault in faults if fault), None)
+
+
+def resolve_operations(kind: type[OperationsT], table: Mapping[str, str]) -> OperationsT:
+    """Make a model's operations from its configuration table {operation: provider}.
+
+    kind and table: as find_operations_fault takes them. Raises InputError with the fault that it
+    finds, and as resolve does.
+    """
+    if fault := find_operations_fault(kind, table):
+        raise InputError(fault)
+    return kind(**{name: resolve(name, provider) for name, provider in table.items()})

@@ -23,9 +23,9 @@ from bert.examples import ExampleSettings
 from bert.model import BertForPretraining
 from bert.static_batch import StaticBatch, count_bytes, view_batch
 from bert.step import FIRST, LAST, TrainingStep
+from harness.batch import Graphs
 from harness.commands import InputError
 from harness.config import load_config
-from harness.graphs import Graphs
 from harness.ops.kernels import record_launches
 from tests.harness.device_demands import DeviceDemands, NcclDemands
 from tests.harness.host_waits import DeviceWork

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from harness import graphs as module
+from harness.batch import Graphs
 from harness.commands import InputError
-from harness.graphs import EAGER_RUNS_BEFORE_CAPTURE, Graphs, Replayable, release_graphs
+from harness.graphs import EAGER_RUNS_BEFORE_CAPTURE, Replayable, release_graphs
 
 CPU = torch.device("cpu")
 

@@ -56,6 +56,8 @@ def test_the_demonstration_as_it_is_read() -> None:
         ('profile = "demo"', 'profile = "mine"', "one of 'lp2bm', 'demo'"),
         ('name = "demo"', 'name = "../demo"', "'name' must be letters"),
         ("[nodes]", "[nodes", "not valid TOML"),
+        ('"resnet/configs/demo.toml"', '" "', "[benchmarks.resnet] 'config' must not be empty"),
+        ('data = "data/demo/bert"', 'data = ""', "[benchmarks.bert] 'data' must not be empty"),
     ],
 )
 def test_refusals_name_file_and_key(tmp_path: Path, old: str, new: str, words: str) -> None:

@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from harness.batch import Graphs
 from harness.commands import InputError
 from harness.config import load_config
-from harness.graphs import Graphs
 from harness.optimizers import LARS
 from harness.parameters import flatten_dense
 from harness.precision import Precision
