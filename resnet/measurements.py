@@ -19,7 +19,7 @@ from harness.progress import Progress
 from resnet.data import EvaluationInput, TrainingInput
 from resnet.data_command import Settings
 from resnet.input_options import InputOptions
-from resnet.pipeline_failures import describe_failure
+from resnet.pipeline_failures import describe_failure, hold_messages
 from resnet.pipelines import Records, build_file_evaluation, fit_decoded_cache
 from resnet.shards import Manifest
 
@@ -139,8 +139,12 @@ def evaluate_images(
         raise InputError(f"{target.parent} is not a folder: make it, or name another for --npz")
     names = [str(path) for path in files]
     pipeline = build_file_evaluation(names, crop_size, resize_shorter, threads)
-    progress = Progress("evaluation images", len(files), "images")
-    with write_atomically(target, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+    with (
+        hold_messages() as screen,
+        write_atomically(target, "wb") as file,
+        zipfile.ZipFile(file, "w") as archive,
+    ):
+        progress = Progress("evaluation images", len(files), "images", screen)
         for position, path in enumerate(files):
             try:
                 image = np.asarray(pipeline.run()[0].as_tensor())[0]
@@ -151,7 +155,7 @@ def evaluate_images(
             with archive.open(f"{path.name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, image, allow_pickle=False)
             progress.update(position + 1)
-    progress.finish(len(files))
+        progress.finish(len(files))
     return len(files)
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 
+from harness.commands import InputError
+from harness.progress import end_progress
 from resnet.pipelines import Place, Records, make_pipeline, read_shuffled
 
 if TYPE_CHECKING:
@@ -63,3 +71,25 @@ def describe_failure(error: Exception) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("Critical error", "Error in "))]
     return lines[0][:200].rstrip(" :.") if lines else "DALI gives no reason"
+
+
+@contextmanager
+def hold_messages() -> Iterator[TextIO]:
+    """Hold back what libraries write to the process's stderr; drop it where an InputError says it.
+
+    Of an image that it cannot decode, DALI's decoder writes lines of its own before we have the
+    reason for our sentence. Yields the stream that is still shown at once, for our own progress.
+    """
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held, os.fdopen(os.dup(2), "w", encoding="utf-8") as screen:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield screen
+        except InputError:
+            end_progress()  # it writes to the stream that is closed here
+            held.truncate(0)
+            raise
+        finally:
+            os.dup2(screen.fileno(), 2)
+            held.seek(0)
+            shutil.copyfileobj(held, screen.buffer)

@@ -19,6 +19,7 @@ from PIL import Image
 from harness.commands import InputError
 from resnet.data import EvaluationInput, InputOptions, TrainingInput, mix_seed
 from resnet.measurements import count_untimed_batches, list_images
+from resnet.pipeline_failures import hold_messages
 from resnet.prepare_data import pack_folders
 from resnet.shards import Manifest, read_manifest
 
@@ -444,12 +445,31 @@ def test_wrong_calls_are_one_sentence(manifest: Manifest, tmp_path: Path) -> Non
 
 def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     """evaluate-images says which file stopped it and leaves nothing behind."""
-    Image.new("RGB", (300, 300)).save(tmp_path / "a.jpg")
-    (tmp_path / "b.jpg").write_bytes(b"no image")
-    result = run("evaluate-images", tmp_path, "--npz", tmp_path / "x.npz")
-    assert result.returncode == 2 and "b.jpg cannot be decoded" in result.stderr
-    assert "Traceback" not in result.stderr
+    Image.effect_noise((300, 300), 60).save(tmp_path / "a.jpg")
+    for content in (b"no image", (tmp_path / "a.jpg").read_bytes()[:9000]):
+        (tmp_path / "b.jpg").write_bytes(content)
+        result = run("evaluate-images", tmp_path, "--npz", tmp_path / "x.npz")
+        assert result.returncode == 2 and "b.jpg cannot be decoded" in result.stderr
+        assert result.stderr.count("\n") == 1, result.stderr  # the decoder's own lines are dropped
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "b.jpg"]
+
+
+def test_messages_of_libraries_are_held_back_and_dropped_where_we_say_it(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with hold_messages() as screen:
+        os.write(2, b"a library's warning\n")
+        print("progress", file=screen, flush=True)
+        assert capfd.readouterr().err == "progress\n"
+    assert capfd.readouterr().err == "a library's warning\n"
+    with pytest.raises(InputError), hold_messages():
+        os.write(2, b"a library's error\n")
+        raise InputError("what is wrong")
+    assert capfd.readouterr().err == ""
+    with pytest.raises(RuntimeError), hold_messages():
+        os.write(2, b"a library's error\n")
+        raise RuntimeError("a defect of ours")
+    assert capfd.readouterr().err == "a library's error\n"
 
 
 def test_only_files_that_can_be_opened_are_taken_for_images(tmp_path: Path) -> None:
