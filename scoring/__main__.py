@@ -7,6 +7,7 @@ Exit statuses: 0 valid; 1 not valid; 2 wrong usage or unreadable input.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -56,11 +57,20 @@ def main(arguments: Sequence[str]) -> int:
     return status
 
 
+def _end_by_signals_as_by_interrupt() -> None:
+    """Let neither a kill nor a closed terminal leave copies of logs or packages behind."""
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        # What runs under nohup stays deaf to the terminal's end.
+        if signal.getsignal(ending) == signal.SIG_DFL:
+            signal.signal(ending, signal.default_int_handler)
+
+
 def run() -> NoReturn:
     """Run with the process's arguments; a mistake of the caller is one sentence and status 2."""
     open_closed_streams()
     status = VALID
     try:
+        _end_by_signals_as_by_interrupt()
         status = main(sys.argv[1:])
         sys.stdout.flush()
     except InputError as error:

@@ -45,7 +45,7 @@ def _check_chain(run: Run, blocks: list[tuple[float, float, Event]]) -> Iterator
 
 
 def check_epochs(result: Result) -> Iterator[Finding]:
-    """Report ResNet epochs that are not numbered 1, 2, 3 and on."""
+    """Report ResNet epochs not numbered 1, 2, 3 and on, and evaluations after others than begun."""
     if result.benchmark != "resnet":
         return
     for run in result.runs:
@@ -59,3 +59,11 @@ def check_epochs(result: Result) -> Iterator[Finding]:
                 message = f"an epoch numbered {number!r:.20} where {expected} is next"
                 yield run.remark("epoch-numbering", message, event)
                 break
+        else:
+            begun = expected - 1
+            late = next((e for e in run.evaluations_by_point if begun and e.point > begun), None)
+            if late:
+                message = (
+                    f"evaluated after epoch {late.point:g}, but only {begun} epochs were begun"
+                )
+                yield run.remark("epoch-numbering", message, late.event)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -57,8 +56,6 @@ def run(options: argparse.Namespace) -> int:
     from scoring.package.source import ROOT
     from scoring.prose import DEMONSTRATION, format_score
 
-    # Ended from outside, it leaves as little behind as with Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     order = Order(
         results=options.results,
         system=options.system,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from pathlib import Path
 
@@ -44,9 +43,6 @@ def run(options: argparse.Namespace) -> int:
     from scoring.package.verification import verify_package
     from scoring.package.verification_prose import write_verification
 
-    # Neither a kill nor a closed terminal may leave the unpacked package behind.
-    for ending in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(ending, signal.default_int_handler)
     profile = get_profile(options)
     check_ruleset(options.ruleset, list(BENCHMARKS))
     rebuilt = read_rebuilt_manifest(options.image_manifest) if options.image_manifest else None

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -173,3 +175,37 @@ def test_a_closed_pipe_is_no_error(campaign, tmp_path):
         ["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.stderr == ""
+
+
+def test_a_killed_command_leaves_no_copies_of_logs(campaign, tmp_path):
+    folder = campaign.write(tmp_path)
+    private = tmp_path / "private"
+    private.mkdir()
+    command = [sys.executable, "-m", "scoring", "score", str(folder), "--json"]
+    environment = {**os.environ, "TMPDIR": str(private)}
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not list(private.glob("*/*")) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    assert list(private.iterdir()) == []
+
+
+def test_nohup_stays_deaf_to_the_end_of_the_terminal(campaign, tmp_path):
+    folder = campaign.write(tmp_path)
+    score = f"{sys.executable} -m scoring score {folder} --json"
+    command = f"trap '' HUP; {score} & sleep 0.3; kill -HUP $!; wait $!"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["valid"]
