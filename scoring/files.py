@@ -16,8 +16,8 @@ from scoring.exits import InputError
 def write_atomically(path: Path, option: str = "--output") -> Iterator[IO[bytes]]:
     """Open a file that gets its name when the block ends well, and vanishes when it does not.
 
-    option: what the user named the file with. Raises InputError where its folder does not exist,
-    and where it is a folder itself or something else that must not be replaced, as a device.
+    option: what the user named the file with. Raises InputError where its folder does not exist
+    or takes no file, and where it is a folder or something else not to be replaced, as a device.
     """
     if path.is_dir():
         raise InputError(f"{option} {path}: is a folder: name a file")
@@ -25,9 +25,14 @@ def write_atomically(path: Path, option: str = "--output") -> Iterator[IO[bytes]
         raise InputError(f"{option} {path}: is no regular file: name one, or a new name")
     if not path.parent.is_dir():
         raise InputError(f"{option} {path}: no such folder: make {path.parent} first")
-    with tempfile.NamedTemporaryFile(
-        "wb", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
+    try:
+        # Closed by the block below. A name near the limit leaves no room for a longer one.
+        file = tempfile.NamedTemporaryFile(  # noqa: SIM115
+            "wb", dir=path.parent, prefix=f".{path.name[:40]}.", delete=False
+        )
+    except OSError as error:
+        raise InputError(f"{option} {path}: {error.strerror}: nothing was written") from None
+    with file:
         temporary = Path(file.name)
         try:
             yield file

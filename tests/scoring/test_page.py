@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -212,6 +213,22 @@ def test_the_page_replaces_nothing_but_files(tmp_path, linked):
     assert stat.S_ISFIFO(output.stat().st_mode)
     assert output.is_symlink() is linked
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_that_takes_no_file_is_named_with_its_option():
+    # Nobody may make files there, whoever runs the tests.
+    output = Path("/proc/report.html")
+    refused = pytest.raises(InputError, match=r"^--report /proc/report.html: .*nothing was written")
+    with refused, write_atomically(output, "--report") as file:
+        file.write(b"page")
+
+
+def test_a_name_may_be_as_long_as_names_may_be(tmp_path):
+    output = tmp_path / ("x" * 255)
+    with write_atomically(output) as file:
+        file.write(b"page")
+    assert output.read_bytes() == b"page"
+    assert list(tmp_path.iterdir()) == [output]
 
 
 def test_an_invalid_result_is_reported_with_status_1(campaign, tmp_path):
