@@ -77,6 +77,10 @@ def open_description(c):
     c.system["division"] = "open"
 
 
+def description_with_another_writing(c):
+    c.system["division"] = "Closed"
+
+
 def empty_description(c):
     c.system = {}
 
@@ -235,6 +239,7 @@ ALTERATIONS = [
     ("hp-table", sgd("opt_learning_rate_warmup_epochs", 2.5)),
     ("division", open_division),
     ("division", open_description),
+    ("division", description_with_another_writing),
     ("division", empty_description),
     ("identity", wrong_folder),
     ("node-count", other_nodes_in_platform),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from scoring.audit import FINDINGS_LIMIT, audit_result
+from scoring.audit.speed import find_published
 from scoring.findings import SEVERITIES
 from scoring.profile import load_profile
 from scoring.submission import read_submission
@@ -150,6 +151,20 @@ def test_node_counts_may_be_text(campaign, tmp_path):
     for run in campaign.runs["bert"]:
         run.find("number_of_nodes")["value"] = "4"
     assert audit(campaign, tmp_path, "lp2bm") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "highest"),
+    [
+        ("NVIDIA H100-SXM5-80GB", 1066),
+        ("NVIDIA H100 PCIe", 653),
+        ("Intel Gaudi 2", 383),
+        ("Habana Gaudi2 HL-225H", 383),
+        ("Intel Gaudi 3 HL-325L", None),
+    ],
+)
+def test_published_speeds_are_those_of_the_accelerator(name, highest):
+    assert find_published(name, "bert") == highest
 
 
 def test_accelerators_in_the_platform_are_no_nodes(campaign, tmp_path):
