@@ -39,7 +39,8 @@ LARGEST_FILE_BYTES = 1 << 20
 # More than any BERT has: what is larger is a mistake, and would take memory or time without end.
 LARGEST_SIZE = 1 << 20
 MOST_LAYERS = 1 << 10
-# What the model computes whatever the file says: "gelu" means the tanh form in the reference.
+# "gelu" means the tanh form in the reference, which the model computes whatever the file says. The
+# range is that of weights before they are trained: a checkpoint brings all of them.
 GOOGLE_CONSTANTS = {"hidden_act": "gelu", "initializer_range": INITIALIZER_RANGE}
 
 
@@ -134,13 +135,13 @@ def read_bert_config(path: Path | str) -> ModelConfig:
             raise InputError(
                 f"{path}: key {reprlib.repr(key)} is unknown: the keys are {', '.join(expected)}"
             )
-    for key, value in GOOGLE_CONSTANTS.items():
-        if content[key] != value:
-            raise InputError(
-                f"{path}: key {key!r} is {reprlib.repr(content[key])}, but the model has "
-                f"{value!r} alone: give the bert_config.json that belongs to the checkpoint"
-            )
+    if content["hidden_act"] != GOOGLE_CONSTANTS["hidden_act"]:
+        raise InputError(
+            f"{path}: key 'hidden_act' is {reprlib.repr(content['hidden_act'])}, but the model has "
+            f"'gelu' alone: give the bert_config.json that belongs to the checkpoint"
+        )
     try:
+        check_size("initializer_range", content["initializer_range"], "float")
         for key, field in GOOGLE_KEYS.items():
             check_size(key, content[key], ModelConfig.__annotations__[field])
         return ModelConfig(**{field: content[key] for key, field in GOOGLE_KEYS.items()})

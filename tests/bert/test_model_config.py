@@ -32,13 +32,17 @@ def test_reads_the_shipped_configuration(tmp_path: Path) -> None:
     path = tmp_path / "bert_config.json"
     path.write_text(json.dumps(GOOGLE))
     assert read_bert_config(path) == LARGE
+    # How weights were drawn that a checkpoint brings changes nothing.
+    path.write_text(json.dumps(GOOGLE | {"initializer_range": 0.05}))
+    assert read_bert_config(path) == LARGE
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"hidden_act": "relu"}, "hidden_act"),
-        ({"initializer_range": 0.05}, "initializer_range"),
+        ({"initializer_range": -0.02}, "initializer_range"),
+        ({"initializer_range": "0.02"}, "initializer_range"),
         ({"num_attention_heads": 7}, "heads"),
         ({"num_hidden_layers": 24.0}, "num_hidden_layers"),
         ({"vocab_size": "30522"}, "vocab_size"),
