@@ -19,6 +19,7 @@ SYSTEM_LIMIT_BYTES = 1 << 20
 RUN_FILE_LIMIT = 200
 VALUE_LIMIT = 5_000_000
 _NUMBER = re.compile(r"result_(\d{1,9})\.txt")
+_PACKED = re.compile(r"result_.*\.txt\.(gz|xz|bz2|zst|zip)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Result:
     """All runs of one benchmark, with what they are judged by.
 
     system_problem: why there is no system description although there is a file for it.
-    other_runs: those of the other benchmark.
+    other_runs: those of the other benchmark. packed: names of compressed logs, which are not read.
     """
 
     benchmark: str
@@ -37,6 +38,7 @@ class Result:
     has_scaling_file: bool
     system_problem: str | None = None
     other_runs: list[Run] = field(default_factory=list)
+    packed: tuple[str, ...] = ()
 
     @property
     def runs_needed(self) -> int:
@@ -108,6 +110,7 @@ def read_submission(folder: Path, profile: Profile) -> Submission:
             folder_name=folder.resolve().name,
             has_scaling_file=os.path.lexists(place / "scaling.json"),
             system_problem=system_problem,
+            packed=tuple(sorted(p.name for p in place.iterdir() if _PACKED.fullmatch(p.name))),
         )
     for one in results.values():
         for other in results.values():

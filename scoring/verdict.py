@@ -8,7 +8,7 @@ from typing import Any
 
 from scoring.audit import audit_result
 from scoring.convergence import Convergence, Reference, check_convergence
-from scoring.findings import ERROR, Finding, sort_findings
+from scoring.findings import ERROR, Finding, quote, sort_findings
 from scoring.latency import WindowChoice, choose_window, compute_olympic_mean, get_minutes
 from scoring.rules import TARGETS
 from scoring.run import Run
@@ -171,6 +171,9 @@ def judge_result(
 def _make_count_finding(result: Result) -> Finding:
     needed, there = result.runs_needed, len(result.runs)
     advice = "; --window chooses among more runs than needed" if there > needed else ""
+    if there < needed and result.packed:
+        more = f" and {len(result.packed) - 1} more" if len(result.packed) > 1 else ""
+        advice = f"; packed logs are not read: unpack {quote(result.packed[0])}{more}"
     message = f"{there} runs, {needed} are asked for{advice}"
     return Finding("run-count", message, result.benchmark)
 

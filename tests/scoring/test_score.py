@@ -269,6 +269,17 @@ def test_missing_runs_are_counted(campaign, tmp_path):
     assert document["score"] is None
 
 
+def test_packed_logs_are_named(campaign, tmp_path):
+    folder = campaign.write(tmp_path)
+    for number in (0, 3):
+        path = folder / "resnet" / f"result_{number}.txt"
+        path.rename(f"{path}.xz")
+    findings = score(folder).describe()["findings"]
+    assert [f["message"] for f in findings if f["rule"] == "run-count"] == [
+        '3 runs, 5 are asked for; packed logs are not read: unpack "result_0.txt.xz" and 1 more'
+    ]
+
+
 def test_unreadable_files_do_not_hide_the_others(campaign, tmp_path):
     campaign.runs.pop("bert")
     campaign.runs["resnet"][3][:] = [b"\0" * 5000, b'\n:::MLLOG {"key": "run_st']
