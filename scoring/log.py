@@ -8,6 +8,7 @@ with its line number, never an exception.
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -229,6 +230,8 @@ def parse_json(text: bytes, allow_repeated: bool = False) -> Any:
         raise LineError(f"longer than {LINE_LIMIT_BYTES >> 20} MiB")
     if _count_values(text) > LINE_VALUE_LIMIT:
         raise LineError(f"more than {LINE_VALUE_LIMIT} values")
+    if text.startswith(codecs.BOM_UTF8):
+        raise LineError("begins with a byte order mark: save it as UTF-8 without one")
     try:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError:

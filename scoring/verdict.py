@@ -10,7 +10,7 @@ from scoring.audit import audit_result
 from scoring.convergence import Convergence, Reference, check_convergence
 from scoring.findings import ERROR, Finding, quote, sort_findings
 from scoring.latency import WindowChoice, choose_window, compute_olympic_mean, get_minutes
-from scoring.rules import TARGETS
+from scoring.rules import TARGETS, is_number
 from scoring.run import Run
 from scoring.submission import Result
 
@@ -63,7 +63,7 @@ class Verdict:
         samples = point
         if run.benchmark == "resnet" and point is not None:
             size = run.get_value("train_samples")
-            samples = point * size if isinstance(size, int) else None
+            samples = point * size if is_number(size) else None
         return {
             "file": run.name,
             "minutes": run.minutes,

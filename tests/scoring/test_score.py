@@ -269,6 +269,21 @@ def test_missing_runs_are_counted(campaign, tmp_path):
     assert document["score"] is None
 
 
+def test_a_byte_order_mark_is_named(campaign, tmp_path):
+    folder = campaign.write(tmp_path)
+    path = folder / "system.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    findings = score(folder).describe()["findings"]
+    messages = {f["message"] for f in findings if f["rule"] == "system-json"}
+    assert len(messages) == 1 and "without one" in messages.pop()
+
+
+def test_sizes_with_a_point_count_the_samples(campaign, tmp_path):
+    campaign.runs["resnet"][1].find("train_samples")["value"] = 1_281_167.0
+    run = score(campaign.write(tmp_path)).describe()["benchmarks"]["resnet"]["runs"][1]
+    assert run["samples_to_converge"] == 35 * 1_281_167
+
+
 def test_packed_logs_are_named(campaign, tmp_path):
     folder = campaign.write(tmp_path)
     for number in (0, 3):
