@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "scoring"
 # What the extra names, and what mlperf-logging brings along.
 DECLARED = {"mlperf_logging", "matplotlib", "tomli", "yaml", "numpy", "scipy", "pandas"}
-PIP = ("-m", "pip", "--disable-pip-version-check", "--timeout", "20", "--retries", "0")
+PIP = ("-m", "pip", "--disable-pip-version-check")
+# Whether there is an index is asked once; from one that is there a lost connection is made again.
+ONCE, AGAIN = ("--timeout", "20", "--retries", "0"), ("--timeout", "60", "--retries", "9")
 
 
 def run(*command, cwd):
@@ -44,10 +46,12 @@ def installed(tmp_path_factory):
     made = run(sys.executable, "-m", "venv", place / "venv", cwd=place)
     assert made.returncode == 0, made.stderr
     python = place / "venv" / "bin" / "python"
-    probe = run(python, *PIP, "download", "--no-deps", "-d", place, "mlperf-logging", cwd=place)
+    download = [*PIP, *ONCE, "download", "--no-deps", "-d", place, "mlperf-logging"]
+    probe = run(python, *download, cwd=place)
     if probe.returncode != 0:
         pytest.skip(f"pip reaches no index here: {probe.stderr.strip().splitlines()[-1]}")
-    done = run(python, *PIP, "install", "--quiet", "--no-compile", f"{copy}[scoring]", cwd=place)
+    install = [*PIP, *AGAIN, "install", "--quiet", "--no-compile", f"{copy}[scoring]"]
+    done = run(python, *install, cwd=place)
     assert done.returncode == 0, done.stderr
     return python
 
