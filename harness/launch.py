@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -180,7 +181,9 @@ def main(arguments: Sequence[str]) -> int:
     sys.stdout.flush()
     try:
         os.execvp(command[0], command)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # the latter also for a folder of PATH
+        if shutil.which(command[0]) is not None:
+            raise
         raise InputError(f"launcher '{command[0]}' is not on this machine's PATH") from None
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import selectors
+import shutil
 import signal
 import subprocess
 import threading
@@ -106,15 +108,21 @@ def run_tree(
     """
     patience = _Patience(limit_seconds, is_over)
     before = set(list_descendants(os.getpid()))
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        preexec_fn=_end_with_parent,  # noqa: PLW1509  one prctl call, safe after fork
-    )
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,  # noqa: PLW1509  one prctl call, safe after fork
+        )
+    except PermissionError:
+        if os.sep in command[0] or shutil.which(command[0]) is not None:
+            raise
+        # It is nowhere, and one folder of PATH is not this user's to search.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0]) from None
 
     def pass_on(line: str) -> None:
         patience.hear(line)

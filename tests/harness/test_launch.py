@@ -254,6 +254,20 @@ def test_a_run_by_hand_never_overwrites_a_log(tmp_path: Path) -> None:
     assert log.read_text() == "kept"
 
 
+def test_a_launcher_that_is_not_there_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.launch.compose_command", lambda *_: ["no-such-launcher"])
+    monkeypatch.chdir(ROOT)
+    words = ["--system", "demo", "--benchmark", "bert", "--log", str(tmp_path / "log.txt")]
+    for _ in range(2):
+        with pytest.raises(InputError, match="'no-such-launcher' is not on this machine's PATH"):
+            main(words)
+        # Told as permission, like a folder that may not be searched.
+        (tmp_path / "no-such-launcher").write_text("")
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+
 def test_a_probe_of_all_ranks_is_started_as_a_run_is(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--system", "demo", "--benchmark", "bert", "--dry-run"]
     assert main([*words, "--probe", "7"]) == 0

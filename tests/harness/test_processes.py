@@ -88,6 +88,18 @@ def test_an_interrupt_ends_everything() -> None:
     assert not is_alive(int(seen[0]))
 
 
+def test_a_command_that_is_nowhere_is_not_found_whatever_stands_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that may not be searched, or a file that may not be run, is told as permission."""
+    (tmp_path / "no-such-launcher").write_text("")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(FileNotFoundError, match="no-such-launcher"):
+        run_tree(["no-such-launcher"], print, 600, Path.cwd())
+    with pytest.raises(PermissionError):
+        run_tree([str(tmp_path / "no-such-launcher")], print, 600, Path.cwd())
+
+
 def test_other_children_are_left_alone() -> None:
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
