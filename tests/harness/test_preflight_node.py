@@ -158,16 +158,16 @@ def test_rank_0_is_reached_or_the_sentence_is_told() -> None:
 def test_data_is_counted_and_compared_with_its_manifest(small_data: Path) -> None:
     for name, files in (("resnet", 6), ("bert", 3)):
         checkpoint = "bert/initial.safetensors" if name == "bert" else ""
-        facts = read_data(Benchmark("", name, checkpoint, 1), small_data)
+        facts = read_data(Benchmark("config.toml", name, checkpoint, 1), small_data)
         assert facts.fault == "" and facts.files >= files and len(facts.digest) == 64
-    missing = read_data(Benchmark("", "bert", "gone.safetensors", 1), small_data)
+    missing = read_data(Benchmark("config.toml", "bert", "gone.safetensors", 1), small_data)
     assert "gone.safetensors: no such file" in missing.fault
 
 
 def write_manifest(folder: Path, document: object) -> DataFacts:
     text = document if isinstance(document, str) else json.dumps(document)
     (folder / "manifest.json").write_text(text)
-    return read_data(Benchmark("", ".", "", 1), folder)
+    return read_data(Benchmark("config.toml", ".", "", 1), folder)
 
 
 def test_hostile_manifests_are_one_sentence(tmp_path: Path) -> None:
