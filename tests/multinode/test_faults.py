@@ -17,7 +17,7 @@ from harness.processes import list_descendants
 from tests.multinode.cluster import NODES, Cluster, SharedKit, Started, wait_until
 
 pytestmark = pytest.mark.multinode
-LIMIT_SECONDS = 300.0
+LIMIT_SECONDS = 60.0
 
 
 @dataclass
@@ -129,7 +129,7 @@ def test_a_fault_ends_the_run_everywhere_and_stays_on_record(
     alive = [node for node in NODES if not (fault is power_off and node == "node3")]
     wait_until(
         lambda: not any(cluster.list_ranks(node) for node in alive),
-        LIMIT_SECONDS,
+        LIMIT_SECONDS - ended,
         "the end of all ranks",
     )
     gone = time.monotonic() - struck
@@ -209,7 +209,7 @@ def test_a_full_folder_ends_the_run_and_what_is_there_stays(
     assert status in (1, 2), text
     wait_until(
         lambda: not any(cluster.list_ranks(node) for node in NODES),
-        LIMIT_SECONDS,
+        LIMIT_SECONDS - ended,
         "the end of all ranks",
     )
     assert "no space left on the disk" in text
