@@ -32,7 +32,7 @@ from harness.files import write_atomically
 from harness.launch import BENCHMARKS, ROOT, SYSTEMS, compose_command, compose_tool
 from harness.processes import adopt_orphans, run_tree
 from harness.results import Results, has_stopped, hash_file, read_run_end
-from harness.systems import Benchmark, System, find_system_file, load_system
+from harness.systems import System, find_system_file, load_system
 
 # A rank's progress lines begin so; they are shown in place on a terminal and not kept in files.
 PROGRESS_MARK = "~ "
@@ -83,19 +83,14 @@ def main(arguments: Sequence[str]) -> int:
             if not run_benchmark(system, file, benchmark, results, options.runs):
                 return NOT_GOOD
     more = options.runs is not None and any(
-        options.runs > settings_of(system, benchmark).runs for benchmark in benchmarks
+        options.runs > system.benchmarks.named(benchmark).runs for benchmark in benchmarks
     )
     return judge(system, results, more)
 
 
-def settings_of(system: System, benchmark: str) -> Benchmark:
-    """The system file's section of a benchmark."""
-    return system.benchmarks.resnet if benchmark == "resnet" else system.benchmarks.bert
-
-
 def describe_settings(system: System, file: Path) -> dict[str, str]:
     """Hash what must not change within a campaign."""
-    configs = [settings_of(system, benchmark).config for benchmark in BENCHMARKS]
+    configs = [system.benchmarks.named(benchmark).config for benchmark in BENCHMARKS]
     for config in configs:
         if not (ROOT / config).is_file():
             raise InputError(f"{file} names {config}, which is not there")
@@ -112,7 +107,7 @@ def print_commands(
         check_folders([results.folder])
     copy = results.folder / f"{system.name}.toml"
     for benchmark in benchmarks:
-        for run in range(runs or settings_of(system, benchmark).runs):
+        for run in range(runs or system.benchmarks.named(benchmark).runs):
             log = results.unfinished_log(benchmark, run)
             print(shlex.join(compose_command(system, copy, benchmark, log)))
     if fault := find_image_fault(system, file):
@@ -153,7 +148,7 @@ def run_benchmark(
     system: System, file: Path, benchmark: str, results: Results, runs: int | None
 ) -> bool:
     """Make the missing runs of a benchmark, in order. False at the first that does not finish."""
-    asked = runs or settings_of(system, benchmark).runs
+    asked = runs or system.benchmarks.named(benchmark).runs
     finished = results.finished_runs(benchmark)
     for run in range(asked):
         if run in finished:

@@ -97,7 +97,7 @@ def read_settings(system: System, benchmark: str) -> Settings:
 
     Raises InputError for a missing file or key, or batch sizes that do not fit the ranks.
     """
-    stated = getattr(system.benchmarks, benchmark)
+    stated = system.benchmarks.named(benchmark)
     path = resolve(stated.config)
     table = _read_table(path)
     batch, evaluation = table.section("batch"), table.section("evaluation")

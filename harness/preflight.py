@@ -115,7 +115,7 @@ def compose_module(file: Path, options: argparse.Namespace) -> list[str]:
 def check_configuration(system: System, file: Path, benchmark: str) -> Check:
     """Whether the ranks can use the configuration that the system file names."""
     fault = find_configuration_fault(file, benchmark)
-    found = fault or f"{getattr(system.benchmarks, benchmark).config} fits the ranks"
+    found = fault or f"{system.benchmarks.named(benchmark).config} fits the ranks"
     mend = "mend the file, or name another in the system file"
     return judge(f"{benchmark} configuration", fault is None, found, "", mend)
 

@@ -49,7 +49,7 @@ def probe_ranks(
     kind: the benchmark's configuration. Raises InputError for what does not fit together.
     """
     system = load_system(options.system)
-    path = options.config or ROOT / getattr(system.benchmarks, benchmark).config
+    path = options.config or ROOT / system.benchmarks.named(benchmark).config
     config: Any = load_config(path, kind)
     ranks = find_ranks(system.nodes)
     bind_to_cores(system, ranks)

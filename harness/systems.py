@@ -161,6 +161,10 @@ class Benchmarks:
     resnet: Benchmark
     bert: Benchmark
 
+    def named(self, name: str) -> Benchmark:
+        """The section of "resnet" or "bert"."""
+        return {"resnet": self.resnet, "bert": self.bert}[name]
+
 
 @dataclass(frozen=True)
 class Campaign:

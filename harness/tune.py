@@ -62,7 +62,7 @@ class Tuning:
     def __init__(self, system: System, ranks: Ranks, budget: Budget, options: Any) -> None:
         self.system, self.ranks, self.budget, self.options = system, ranks, budget, options
         names = BENCHMARKS if options.benchmark == "all" else (options.benchmark,)
-        self.files = {n: ROOT / getattr(system.benchmarks, n).config for n in names}
+        self.files = {n: ROOT / system.benchmarks.named(n).config for n in names}
         texts = {name: read_text(file) for name, file in self.files.items()}
         self.texts = {name: text for name, (text, _) in texts.items()}
         self.tables = {name: table for name, (_, table) in texts.items()}

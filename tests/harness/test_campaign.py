@@ -31,7 +31,6 @@ from harness.campaign import (
     print_summary,
     run_benchmark,
     run_once,
-    settings_of,
 )
 from harness.commands import InputError
 from harness.results import RESERVE_BYTES, Results
@@ -113,10 +112,10 @@ def test_a_dry_run_prints_each_launch_and_makes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_settings_of_each_benchmark() -> None:
+def test_the_section_of_each_benchmark() -> None:
     system = load_system(DEMO)
-    assert settings_of(system, "resnet") is system.benchmarks.resnet
-    assert settings_of(system, "bert") is system.benchmarks.bert
+    assert system.benchmarks.named("resnet") is system.benchmarks.resnet
+    assert system.benchmarks.named("bert") is system.benchmarks.bert
 
 
 def test_makers_of_data_must_succeed(results: Results, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,7 +38,7 @@ def test_every_candidate_of_a_shipped_configuration_keeps_the_rules(
 ):
     """Loaded by the trainer, the same global batch, and every other key as it was."""
     system = load_system(system_file)
-    file = ROOT / getattr(system.benchmarks, benchmark).config
+    file = ROOT / system.benchmarks.named(benchmark).config
     text, table = read_text(file)
     knobs = list_knobs(file, benchmark, table, Place(96, "cuda"))
     assert any(knob.candidates for knob in knobs)
@@ -166,12 +166,12 @@ def test_a_value_that_cannot_be_replaced_where_it_stands_is_refused(text: str):
 def test_the_tuned_system_file_loads_and_names_the_tuned_files(system_file: Path, tmp_path: Path):
     system = load_system(system_file)
     tuned: dict[str, tuple[Path, dict[Key, Value]]] = {
-        name: (ROOT / getattr(system.benchmarks, name).config, {}) for name in KINDS
+        name: (ROOT / system.benchmarks.named(name).config, {}) for name in KINDS
     }
     found = load_system(write_tuned(tmp_path, system_file, tuned))
     assert found.name == system.name
     for name in KINDS:
-        target = Path(getattr(found.benchmarks, name).config)
+        target = Path(found.benchmarks.named(name).config)
         assert target.read_bytes() == tuned[name][0].read_bytes()
     named = dataclasses.replace(found, benchmarks=system.benchmarks)
     assert named == system, "nothing else has changed"
