@@ -29,11 +29,13 @@ RUN BASE_IMAGE="${BASE_IMAGE}" DEVICE="${DEVICE}" APEX_SOURCE="${APEX_SOURCE}" \
 COPY . /opt/lp-mlperf-kit
 RUN BASE_IMAGE="${BASE_IMAGE}" DEVICE="${DEVICE}" bash /opt/lp-mlperf-kit/container/install.sh finish
 # The base's torch may be linked to the base's MPI, and is imported before mpi4py: both then take the kit's.
+# NVIDIA's container runtime gives "video", the GPU's JPEG decoder, only to images that ask for it.
 ENV PATH=/opt/lp-mlperf-environment/bin:${PATH} \
     LD_LIBRARY_PATH=/opt/lp-mlperf-environment/lib${LD_LIBRARY_PATH:+:${LD_LIBRARY_PATH}} \
     PYTHONNOUSERSITE=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    HF_HUB_OFFLINE=1
+    HF_HUB_OFFLINE=1 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
 WORKDIR /opt/lp-mlperf-kit
 USER 1000:1000
 # Not the base's entry point: nothing may stand between the launcher and the trainer.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from harness.preflight_checks import Check, judge, judge_least, judge_same
 from harness.preflight_gpus import check_gpus
-from harness.preflight_node import NodeFacts
+from harness.preflight_node import JPEG_DECODER, NodeFacts
 from harness.systems import System
 
 MEBIBYTE, GIBIBYTE = 1 << 20, 1 << 30
@@ -46,6 +46,7 @@ def judge_nodes(system: System, nodes: Sequence[NodeFacts]) -> list[Check]:
                     "give the container the host's: docker run --ipc host, or --shm-size"),
         judge_memlock(system, nodes),
         judge_ports(system, nodes),
+        judge_jpeg_decoder(system, nodes),
         judge_least("temporary folder free", {node.host: node.temporary for node in nodes},
                     TEMPORARY_BYTES, GIB, "free space on that node, or name another by TMPDIR"),
     ]  # fmt: skip
@@ -79,6 +80,21 @@ def judge_ports(system: System, nodes: Sequence[NodeFacts]) -> Check:
                      "show the ranks that folder: docker run --device=/dev/infiniband")  # fmt: skip
     ports = {node.host: f"{node.network.active} active of {node.network.all}" for node in nodes}
     return judge_same(name, ports, "mend the cables or ports of the node that has fewer")
+
+
+def judge_jpeg_decoder(system: System, nodes: Sequence[NodeFacts]) -> Check:
+    """A container that hides the decoder costs no error: nvJPEG then decodes on the rank's CPUs."""
+    name = "GPU's JPEG decoder"
+    if system.nodes.device == "cpu":
+        return Check(name, "not applicable", "device cpu")
+    faults = [node for node in nodes if node.jpeg_decoder]
+    found = f"{faults[0].jpeg_decoder} ({faults[0].host})" if faults else f"{JPEG_DECODER} loads"
+    mend = (
+        "show the ranks the driver's video libraries: docker run -e "
+        "NVIDIA_DRIVER_CAPABILITIES=compute,utility,video, libnvcuvid.so in singularity's "
+        "nvliblist.conf"
+    )
+    return judge(name, not faults, found, f"{JPEG_DECODER} on every node", mend)
 
 
 def judge_cores(cpus: dict[str, float], threads: int) -> Check:

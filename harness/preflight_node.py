@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import math
@@ -24,6 +25,9 @@ LARGEST_MANIFEST_BYTES = 1 << 26
 MANIFESTS = ("manifest.json", "train/manifest.json", "eval/manifest.json")
 MEMORY = Path("/proc/meminfo")
 SHARED_MEMORY = Path("/dev/shm")
+# nvJPEG reaches the GPU's JPEG decoder through this library of the driver's, and without it decodes
+# by CPU and CUDA and says nothing (it opens the library when it is asked for its hardware backend).
+JPEG_DECODER = "libnvcuvid.so.1"
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class NodeFacts:
     """What a node's first rank has found; sizes in bytes.
 
     gpus: the GPUs, or why they could not be read. network: its InfiniBand or RoCE ports.
-    memlock: bytes that a process may pin, -1 without a limit.
+    memlock: bytes that a process may pin, -1 without a limit. jpeg_decoder: why the library of the
+    GPUs' JPEG decoder cannot be loaded, or "".
     """
 
     host: str
@@ -64,6 +69,7 @@ class NodeFacts:
     data: dict[str, DataFacts]
     gpus: list[Gpu] | str
     network: Ports = Ports()
+    jpeg_decoder: str = ""
 
 
 def read_node(
@@ -71,7 +77,9 @@ def read_node(
 ) -> NodeFacts:
     """Look at this node. root: where relative data paths begin; hashes: of sources and image."""
     gpus: list[Gpu] | str = []
+    jpeg_decoder = ""
     if system.nodes.device == "cuda":
+        jpeg_decoder = find_load_fault(JPEG_DECODER)
         try:
             gpus = read_gpus()
         except UnreadableGpus as error:
@@ -94,7 +102,17 @@ def read_node(
         },
         gpus=gpus,
         network=read_ports(Path("/")),
+        jpeg_decoder=jpeg_decoder,
     )
+
+
+def find_load_fault(library: str) -> str:
+    """Why a shared library cannot be loaded here, or ""."""
+    try:
+        ctypes.CDLL(library)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def read_available_memory(text: str) -> int:

@@ -55,6 +55,8 @@ def test_the_same_steps_and_environment() -> None:
     # Before the base's own: its torch may be linked to an MPI that mpi4py would then be given.
     assert docker["LD_LIBRARY_PATH"].startswith("/opt/lp-mlperf-environment/lib$")
     assert docker["PYTHONNOUSERSITE"] == docker["PYTHONDONTWRITEBYTECODE"] == "1"
+    # Without "video" nvJPEG finds no hardware decoder, and says nothing.
+    assert set(docker["NVIDIA_DRIVER_CAPABILITIES"].split(",")) == {"compute", "utility", "video"}
 
 
 def test_every_argument_reaches_the_install_step() -> None:

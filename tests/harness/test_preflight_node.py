@@ -26,6 +26,7 @@ from harness.preflight_node import (
     DataFacts,
     NodeFacts,
     Ports,
+    find_load_fault,
     list_files,
     read_available_memory,
     read_data,
@@ -42,6 +43,7 @@ DEMO = load_system(SYSTEMS / "demo.toml")
 REAL = load_system(SYSTEMS / "example-4x8-h200.toml")
 DATA = DataFacts(3, 100, "d")
 NETWORK = "InfiniBand and RoCE ports"
+DECODER = "GPU's JPEG decoder"
 NODE = NodeFacts(
     "a", "s", "i", "python", 500 * GIBIBYTE, 500 * GIBIBYTE, -1, 500 * GIBIBYTE,
     {"resnet": DATA, "bert": DATA}, "nvidia-smi is not there", Ports(8, 8),
@@ -65,6 +67,7 @@ def find_failed(nodes: list[NodeFacts]) -> dict[str, Check]:
         ({"network": Ports(1, 1)}, NETWORK, "8 active of 8 (a); 1 active of 1 (b)"),
         ({"network": Ports(8, 7)}, NETWORK, "8 active of 8 (a); 7 active of 8 (b)"),
         ({"network": Ports(8, 8, 8)}, NETWORK, "8 card(s) cannot be opened (b)"),
+        ({"jpeg_decoder": "no such file"}, DECODER, "no such file (b)"),
         ({"temporary": 0}, "temporary folder free", "0.0 GiB (b)"),
         ({"data": {"resnet": DATA, "bert": DataFacts(fault="gone")}}, "bert data", "gone (b)"),
         (
@@ -89,16 +92,25 @@ def test_one_node_that_differs_is_found(change: dict[str, object], name: str, fo
 
 def test_a_cpu_has_no_gpu_lines_and_pins_nothing() -> None:
     checks = {check.name: check for check in judge_nodes(DEMO, [replace(NODE, memlock=1)])}
-    assert checks["GPU name"].verdict == checks["locked memory"].verdict == "not applicable"
+    for name in ("GPU name", "locked memory", DECODER):
+        assert checks[name].verdict == "not applicable"
     assert all(check.verdict != "failed" for check in checks.values())
 
 
 def test_this_machine() -> None:
     node = read_node(DEMO, "here", Path("/nowhere"), "torch", ("s", ""))
     assert node.memory > 1 << 26 and node.temporary > 0 and node.gpus == []
-    assert "no manifest.json in /nowhere/" in node.data["resnet"].fault
+    assert "no manifest.json in /nowhere/" in node.data["resnet"].fault and not node.jpeg_decoder
     assert read_available_memory("MemTotal: 5 kB\nMemAvailable:  3 kB\n") == 3072
     assert read_available_memory("") == read_available_memory("MemAvailable: x kB") == 0
+
+
+def test_a_gpu_node_without_the_decoders_library_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run would go on without it, its images decoded by the CPUs."""
+    monkeypatch.setattr("harness.preflight_node.JPEG_DECODER", "libnot-there.so.1")
+    node = read_node(REAL, "here", Path("/nowhere"), "torch", ("s", ""))
+    assert node.jpeg_decoder.startswith("libnot-there.so.1: ")
+    assert find_load_fault("libc.so.6") == ""
 
 
 def test_no_card_at_all_is_told() -> None:
