@@ -79,7 +79,22 @@ class _Input:
             return self._handover.take(self._pipeline)
         except RuntimeError as error:
             self._pipeline = None
-            raise self._explain(error) from None
+            raise self._explain_gpu(error) or self._explain(error) from None
+
+    def _explain_gpu(self, error: RuntimeError) -> InputError | None:
+        """Say that the GPU failed, where it did: no image is to blame then, and none is looked for.
+
+        A fault of the step's kernels can show first in a call of DALI's.
+        """
+        from resnet.pipeline_failures import find_gpu_fault
+
+        fault = find_gpu_fault(error)
+        if fault is None:
+            return None
+        return InputError(
+            f"the GPU of rank {self.rank} failed while {self.split} images were made ({fault}): if "
+            f"it had no memory left, lower decoded_cache_megabytes and validation_cache_megabytes"
+        )
 
     def _explain(self, error: RuntimeError) -> InputError:
         from resnet.pipeline_failures import describe_failure

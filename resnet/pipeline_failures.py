@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from resnet.input_options import InputOptions
 
 
+# How DALI begins to tell of a failed call of CUDA and of memory that a GPU has not got
+# (include/dali/core/cuda_error.h), and torch of the first.
+GPU_FAULT = re.compile(
+    r"CUDA ((driver|runtime) API error|allocation failed|error)|Can't allocate \d+ bytes on device"
+)
+
+
 def find_undecodable(
     records: Records, options: InputOptions, batch: int, seed: int, batches_done: int
 ) -> tuple[str, int] | None:
@@ -71,6 +78,12 @@ def describe_failure(error: Exception) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("Critical error", "Error in "))]
     return lines[0][:200].rstrip(" :.") if lines else "DALI gives no reason"
+
+
+def find_gpu_fault(error: Exception) -> str | None:
+    """The reason in a line where a GPU or its memory stopped a pipeline; None for any other."""
+    reason = describe_failure(error)
+    return reason if GPU_FAULT.match(reason) else None
 
 
 @contextmanager

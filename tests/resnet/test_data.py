@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -328,6 +329,36 @@ def test_a_damaged_validation_image_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"resnet\.prepare_data verify") as caught:
         list(validation.epoch())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("Can't allocate 9000 bytes on device 3.", "Can't allocate 9000 bytes on device 3"),
+        ("CUDA runtime API error cudaErrorIllegalAddress (700):\nan illegal memory access",
+         "CUDA runtime API error cudaErrorIllegalAddress (700)"),
+    ],
+)  # fmt: skip
+def test_a_gpus_fault_is_no_images(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch, words: str, shown: str
+) -> None:
+    """No image is looked for, and none is told to be checked."""
+    told = (
+        "Critical error in pipeline:\nError in mixed operator `nvidia.dali.fn.decoders.image`,\n"
+        f"encountered:\n\n{words}\nCurrent pipeline object is no longer valid."
+    )
+
+    def fail(*_: object) -> None:
+        raise RuntimeError(told)
+
+    training = open_training(manifest, 0, 1, 4)
+    training._pipeline = SimpleNamespace(schedule_run=lambda: None, share_outputs=fail)
+    monkeypatch.setattr("resnet.pipeline_failures.find_undecodable", fail)
+    with pytest.raises(InputError) as caught:
+        training.next()
+    sentence = str(caught.value)
+    assert sentence.startswith(f"the GPU of rank 0 failed while train images were made ({shown}): ")
+    assert "decoded_cache_megabytes" in sentence and "verify" not in sentence
 
 
 def test_an_index_that_lacks_images_is_refused(tmp_path: Path) -> None:
