@@ -93,6 +93,12 @@ def test_system_sets_few_variables_and_says_why(file: Path):
 
 
 @named([file for file in SYSTEMS if file.stem.startswith("example-")])
+def test_example_keeps_nccl_from_registering_what_a_graph_sends(file: Path):
+    """NVIDIA/nccl issue 2389, open up to 2.31: sharded LAMB's all-gathers could hang."""
+    assert load_system(file).environment["NCCL_GRAPH_REGISTER"].value == "0"
+
+
+@named([file for file in SYSTEMS if file.stem.startswith("example-")])
 def test_example_says_what_to_replace(file: Path):
     text = file.read_text(encoding="utf-8")
     submission = load_system(file).submission
