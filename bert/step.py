@@ -19,6 +19,7 @@ from harness.ops.float8_history import Histories, follow_histories
 from harness.ops.table import resolve_operations
 from harness.optimizers.groups import compute_norm
 from harness.parameters import FlatParameters
+from harness.process_group import wait_for_device
 from harness.warmup import preserve_state
 
 FIRST, LAST = 1, 2  # bits of a micro-batch's kind
@@ -138,6 +139,8 @@ class TrainingStep:
             replayable = self._graphs.get((id(batch), self._kind(number)))
             # No graphs, more tokens than any of them was made for, or FP8 to be measured first.
             if replayable is None or not self._has_history:
+                if self._graphs:  # no collective is called while a replay with others is under way
+                    wait_for_device(self.device)
                 self._take(batch, self._kind(number))
             else:
                 replayable()
@@ -193,9 +196,15 @@ class TrainingStep:
                     # Beside the graphs' memory the first step needs its own: found here, kept.
                     self.run(lambda batches: batches[-1])
                     self._has_history = False
+        # The first replays on all ranks at once: here a hang is found, not in what comes next.
+        wait_for_device(self.device)
 
     def count_updates(self) -> int:
-        """Updates applied so far, without those that were skipped; waits for the device."""
+        """Updates applied so far, without those that were skipped; waits for the device.
+
+        As long as for other ranks, whose collectives in a graph may hang.
+        """
+        wait_for_device(self.device)
         return int(self.optimizer.schedule.number)
 
     def run_eagerly(self, batch: Batch) -> None:

@@ -109,6 +109,18 @@ def wait_for(event: Event) -> None:
         time.sleep(POLL_SECONDS)
 
 
+def wait_for_device(device: torch.device) -> None:
+    """Wait on the host until the current stream is done, no longer than for a collective.
+
+    Before the host reads a number of a GPU's, or does anything else that waits for it by itself,
+    wherever graphs with collectives may be under way. Raises RuntimeError as `wait_for`.
+    """
+    if device.type == "cuda":
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(device))
+        wait_for(event)
+
+
 @dataclass(frozen=True)
 class Silence:
     """After a collective that failed: after how many seconds a rank gave up, and who was silent."""

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from harness.precision import check_finite
+from harness.process_group import wait_for_device
 from resnet.model import batch_norm_buffers
 from resnet.step import UNCOUNTED_LABEL, TrainingStep
 
@@ -42,8 +43,12 @@ def evaluate(step: TrainingStep, validation: Validation, images: int, world_size
 
     images: how many there are; counts are int64 and summed over ranks. The model is left in
     training mode. Raises InputError if the weights are not finite,
-    RuntimeError if not exactly that many images came.
+    RuntimeError if not exactly that many images came, or if the device does not come to the end
+    of the training steps.
     """
+    # Also so that no collective is called while a replay with others is under way, which NCCL
+    # forbids where NCCL_GRAPH_MIXING_SUPPORT is 0 (its documentation of the variable).
+    wait_for_device(step.device)
     average_batch_norm_statistics(step.model, world_size)
     check_finite(step.parameters)
     step.counts.zero_()

@@ -16,7 +16,7 @@ from harness.ops.group_batch_norm import over_group
 from harness.ops.table import resolve_operations
 from harness.optimizers.flat_lars import FlatLARS
 from harness.parameters import FlatParameters
-from harness.process_group import join_subgroup
+from harness.process_group import join_subgroup, wait_for_device
 from harness.warmup import preserve_state
 from resnet.config import LARS_TRUST_COEFFICIENT, Config
 from resnet.model import Operations, ResNet, batch_norm_buffers
@@ -147,6 +147,8 @@ class TrainingStep:
                 for replayable in self._captured:
                     pool = replayable.capture(pool)
                 self.run(fill)
+        # The first replays on all ranks at once: here a hang is found, not in what comes next.
+        wait_for_device(self.device)
 
     def run_eagerly(self) -> None:
         """Take one step of one micro-batch, what is in images and labels, without a graph."""

@@ -17,10 +17,11 @@ from bert.model import Batch, BertForPretraining
 from bert.probe import make_synthetic_batch
 from bert.step import TrainingStep
 from harness.config import load_config
+from harness.graphs import Replayable
 from harness.optimizers import LAMB
 from harness.parameters import CHUNK, flatten_dense
 from harness.precision import Precision
-from tests.harness.host_waits import HostWaits
+from tests.harness.host_waits import HostWaits, let_device_hang
 from tests.harness.test_gradients import flatten, fork_ranks, gradients_in, launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -300,6 +301,33 @@ def test_the_host_waits_in_a_step_for_nothing_but_the_plain_attentions_lengths()
     with HostWaits() as waits:
         step.run(lambda _: next(left))
     assert waits.found == ["tolist"] * (2 * config.model.layers)  # cu_seqlens.tolist()
+
+
+def test_updates_are_counted_with_a_limit_to_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading the count waits for steps in which another rank may hang."""
+    config = make_config()
+    step = make_step(config)
+    step.run(give(config, [0]))
+    assert step.count_updates() == 1
+    let_device_hang(monkeypatch)
+    step.device = torch.device("cuda", 0)
+    with pytest.raises(RuntimeError, match="Timed out waiting 20ms for the device"):
+        step.count_updates()
+
+
+def test_a_batch_without_a_graph_waits_for_the_replays_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """NCCL may be told to expect no call while a graph with collectives is under way."""
+    config = make_config()
+    step = make_step(config)
+    let_device_hang(monkeypatch)
+    step.device = torch.device("cuda", 0)
+    step.run(give(config, [0]))  # no graphs at all: no wait
+    step._graphs[0, 0] = Replayable(lambda: None, step.device)
+    monkeypatch.setattr(step, "_take", lambda *_: pytest.fail("called too early"))
+    with pytest.raises(RuntimeError, match="Timed out waiting 20ms for the device"):
+        step.run(give(config, [1]))
 
 
 def test_queries_keys_and_values_lie_together() -> None:

@@ -7,14 +7,29 @@ tensors are on another device, so that whatever would be copied between the two 
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from harness import process_group
+
 WORDS = ("_local_scalar_dense", "nonzero", "masked_select", "::equal", "::item", "is_nonzero")
+
+
+def let_device_hang(patch: pytest.MonkeyPatch) -> None:
+    """Let a GPU never come to the end of what it was given, where others are waited for 20 ms."""
+    event = SimpleNamespace(record=lambda stream: None, query=lambda: False)
+    patch.setattr(torch.cuda, "Event", lambda blocking: event)
+    patch.setattr(torch.cuda, "current_stream", lambda device: None)
+    patch.setattr(torch.cuda, "get_rng_state", lambda device: None)
+    patch.setattr(dist, "is_initialized", lambda: True)
+    patch.setattr(process_group, "_limits", [0.02])
 
 
 class DeviceWork(TorchDispatchMode):

@@ -15,7 +15,13 @@ import torch.distributed as dist
 
 from harness import process_group
 from harness.commands import InputError
-from harness.process_group import join, select_device, synchronize, wait_for
+from harness.process_group import (
+    join,
+    select_device,
+    synchronize,
+    wait_for,
+    wait_for_device,
+)
 from harness.ranks import Ranks
 from harness.systems import System, load_system
 from harness.trainer import WAITED
@@ -77,6 +83,19 @@ def test_a_device_is_waited_for_as_long_as_other_ranks(monkeypatch: pytest.Monke
         wait_for(Event(passes=-1))
     found = WAITED.search(str(caught.value))
     assert found and found[1] == "20"
+
+
+def test_what_a_stream_was_given_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[str] = []
+    event = Event(passes=1)
+    monkeypatch.setattr(event, "record", recorded.append, raising=False)
+    monkeypatch.setattr(torch.cuda, "Event", lambda blocking: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"of {device}")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    wait_for_device(torch.device("cpu"))
+    assert recorded == [] and not event.waited
+    wait_for_device(torch.device("cuda", 1))
+    assert recorded == ["of cuda:1"] and event.waited
 
 
 def test_fewer_gpus_than_ranks_on_a_node(monkeypatch: pytest.MonkeyPatch) -> None:

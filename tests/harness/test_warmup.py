@@ -26,6 +26,7 @@ from harness.warmup import preserve_state
 from resnet.config import Config as ResnetConfig
 from resnet.probe import fill_with_noise
 from resnet.step import TrainingStep as ResnetStep
+from tests.harness.host_waits import let_device_hang
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -140,6 +141,25 @@ def test_resnets_warm_up_trains_and_evaluates(monkeypatch: pytest.MonkeyPatch) -
     step.prepare(partial(fill_with_noise, config))
     assert calls == ["True", "update", "False"]
     assert step.model.training
+
+
+@pytest.mark.parametrize("benchmark", ["resnet", "bert"])
+def test_a_rank_that_hangs_in_the_first_replays_is_found_in_warm_up(
+    benchmark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by what comes next, which would wait for the device without end."""
+    step: Any
+    if benchmark == "resnet":
+        step = make_resnet(load_resnet())
+        prepare = partial(step.prepare, partial(fill_with_noise, step.config))
+    else:
+        config = load_config(ROOT / "bert" / "configs" / "demo.toml", BertConfig)
+        step = BertStep(config, CPU, 0, 1, None, [0.01])
+        prepare = partial(step.prepare, [make_probe_batch(config, CPU)], [])
+    let_device_hang(monkeypatch)
+    step.device = torch.device("cuda", 0)
+    with pytest.raises(RuntimeError, match="Timed out waiting 20ms for the device"):
+        prepare()
 
 
 def leave_statistics(step: ResnetStep) -> None:

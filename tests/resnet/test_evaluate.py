@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.commands import InputError
@@ -21,6 +22,7 @@ from resnet.evaluate import average_batch_norm_statistics, evaluate
 from resnet.model import batch_norm_buffers
 from resnet.shards import read_manifest
 from resnet.step import UNCOUNTED_LABEL, TrainingStep
+from tests.harness.host_waits import let_device_hang
 from tests.harness.test_gradients import flatten, fork_ranks, launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,6 +102,18 @@ def test_a_model_that_has_diverged_is_not_evaluated() -> None:
     with pytest.raises(InputError, match="no longer finite"):
         evaluate(step, Given(FULL), 4, 1)
     assert step.model.called == []
+
+
+def test_an_evaluation_begins_when_the_steps_before_are_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It calls a collective where no graph with others is under way, and waits with a limit."""
+    step = make_oracle_step()
+    let_device_hang(monkeypatch)
+    monkeypatch.setattr(dist, "all_reduce", lambda *_: pytest.fail("called too early"))
+    step.device = torch.device("cuda", 0)
+    with pytest.raises(RuntimeError, match="Timed out waiting 20ms for the device"):
+        evaluate(step, Given(FULL), 4, 2)
 
 
 def make_config() -> Config:
