@@ -117,7 +117,8 @@ def label_smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: floa
     logits: (N, C), contiguous, fp32, bf16 or fp16, at most 16,384 classes; labels: (N,) int64. The
     loss is NaN where a label is no class. Raises InputError for another layout. After the backward
     pass `logits` holds its gradient, and a second backward pass raises RuntimeError.
-    Source of the saved log sum exp and of the gradient's place: NVIDIA apex contrib/xentropy.
+    Source of the saved log sum exp: NVIDIA apex contrib/xentropy; of the gradient's place:
+    Dao-AILab/flash-attention flash_attn/ops/triton/cross_entropy.py (inplace_backward).
     """
     if logits.dim() != 2 or not logits.is_contiguous() or labels.shape != logits.shape[:1]:
         raise InputError(

@@ -159,7 +159,8 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     labels: (M,) int64. The loss is NaN where a label is neither a word nor -1. After the backward
     pass `logits` holds its gradient, and a second backward pass raises RuntimeError. Raises
     InputError for another layout.
-    Source of the gradient's place: NVIDIA apex contrib/xentropy.
+    Source of the gradient's place: Dao-AILab/flash-attention flash_attn/ops/triton/cross_entropy.py
+    (inplace_backward).
     """
     if logits.dim() != 2 or logits.stride(1) != 1 or labels.shape != logits.shape[:1]:
         raise InputError(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.commands import InputError
 from harness.ops.table import resolve
 
 NAME = "apex.contrib.xentropy.softmax_xentropy"
@@ -26,6 +27,8 @@ class SoftmaxCrossEntropyLoss:
         padding_idx: int = 0,
         half_to_float: bool = False,
     ) -> Tensor:
+        if half_to_float and logits.dtype != torch.float16:
+            raise RuntimeError("conversion is supported for Half type only")
         assert half_to_float == (logits.dtype != torch.float32)
         losses = F.cross_entropy(
             logits.float(), labels, label_smoothing=smoothing, reduction="none"
@@ -33,7 +36,7 @@ class SoftmaxCrossEntropyLoss:
         return losses.masked_fill(labels == padding_idx, 0)
 
 
-def test_no_label_is_taken_for_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_label_is_taken_for_padding_and_bf16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for depth in range(1, 4):
         name = ".".join(NAME.split(".")[:depth])
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
@@ -48,4 +51,6 @@ def test_no_label_is_taken_for_padding(monkeypatch: pytest.MonkeyPatch) -> None:
         loss = ours(logits.to(dtype), labels, 0.1)
         assert loss.dtype == torch.float32
         assert torch.allclose(loss, theirs(logits.to(dtype), labels, 0.1), rtol=1e-6)
+    with pytest.raises(InputError, match=r"fp32 and fp16, not torch\.bfloat16"):
+        ours(logits.bfloat16(), labels, 0.1)
     sys.modules.pop("harness.ops.label_smoothed_cross_entropy_apex")
