@@ -124,8 +124,13 @@ def libraries(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
             super().__init__()
             calls.setdefault("modules", []).append(arguments)
             self.dropout = arguments["attention_dropout"]
+            if "unfused" not in calls:
+                self.unfused_attention = torch.nn.Identity()
 
         def forward(self, q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> Tensor:
+            if calls.get("fused") is False:
+                result: Tensor = self.unfused_attention(q, k, v, attn_mask_type="padding")
+                return result
             ends = arguments["cu_seqlens_q"]
             assert arguments["cu_seqlens_kv"] is ends
             assert arguments["max_seqlen_q"] == arguments["max_seqlen_kv"]
@@ -173,6 +178,18 @@ def test_libraries_are_called_for_the_definition(
         assert [arguments["attention_dropout"] for arguments in made] == [0.0, 0.3]
         assert all(m["qkv_format"] == "thd" and m["attn_mask_type"] == "padding" for m in made)
         assert all((m["num_attention_heads"], m["kv_channels"]) == (2, 16) for m in made)
+
+
+def test_transformer_engine_never_falls_back_to_padded_sequences(libraries: dict[str, Any]) -> None:
+    heads = [torch.randn(20, 2, 16, dtype=torch.float64) for _ in range(3)]
+    operation = resolve("varlen_attention", "te")
+    operation(*heads, make_ends(torch.device("cpu")), 13, 0.1, True)
+    libraries["fused"] = False  # as on an A100 without flash-attn
+    with pytest.raises(InputError, match="no fused kernels for provider 'te' on this GPU: name"):
+        operation(*heads, make_ends(torch.device("cpu")), 13, 0.1, True)
+    libraries["unfused"] = "under another name"
+    with pytest.raises(InputError, match=r"written for Transformer Engine 2\.4 to 2\.18"):
+        operation(*heads, make_ends(torch.device("cpu")), 13, 0.2, True)
 
 
 @pytest.mark.parametrize("provider", ["flash", "flash_attn", "te"])
