@@ -113,11 +113,13 @@ def make_layer_cases(
             "linear",
             (draw(tokens, hidden), draw(hidden, hidden, scale=scale), draw(hidden)),
             lambda f, t, p: f(*t),
+            inputs=1,
         ),
         Case(
             "query_key_value",
             (draw(tokens, hidden), *joined.chunk(3), *biases.chunk(3)),
             lambda f, t, p: torch.stack(f(t[0], tuple(t[1:4]), tuple(t[4:]))),
+            inputs=1,
         ),
         Case(
             "varlen_attention",
@@ -125,7 +127,10 @@ def make_layer_cases(
             lambda f, t, p: f(*t, ends, longest, p, True),
         ),
         Case(
-            "feed_forward", (draw(tokens, hidden), into, draw(inner), back), lambda f, t, p: f(*t)
+            "feed_forward",
+            (draw(tokens, hidden), into, draw(inner), back),
+            lambda f, t, p: f(*t),
+            inputs=1,
         ),
         Case(
             "dropout_add_layer_norm",

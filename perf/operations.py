@@ -88,6 +88,17 @@ def count(call: Callable[[], None], without_flops: Sequence[str] = ()) -> Count:
     return Count(counting.operations, counting.bytes, flops.get_total_flops() - left_out)
 
 
+def count_bytes(call: Callable[[], object]) -> int:
+    """Bytes that one call dispatches, whatever it asks autograd.grad for.
+
+    The counter of FLOPs follows modules by their arguments' gradients, and torch refuses that where
+    such an argument is a leaf of autograd.grad.
+    """
+    with _Counting() as counting:
+        call()
+    return sum(counting.bytes.values())
+
+
 @contextmanager
 def without_memory() -> Iterator[FakeTensorMode]:
     """Make tensors of shape and type alone; nothing to draw into them and nowhere to move them."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.commands import InputError
 from harness.ops.float8_history import Histories, follow_histories
@@ -21,7 +21,7 @@ from harness.ops.table import FLOAT8_PROVIDERS, TABLE, Operation, resolve
 from harness.step_profile import find_reachable
 from harness.throughput import describe_device
 from perf.device_times import time_calls
-from perf.operations import count
+from perf.operations import count_bytes
 
 DROPOUT = 0.1
 # Of result and gradients: some roundings to the format, sums in fp32; FP8 has 4 and 3 bits. Where
@@ -37,7 +37,9 @@ class Case:
 
     Gradients are those of tensors, of every result with a gradient of its own. size: what to tell
     cases of one operation apart by. after: whether what is compared and timed has no gradient, as
-    an update.
+    an update. inputs: how many of the tensors are no parameters of a model, None for all; the
+    others come last. Transformer Engine takes parameters for its matrices, and tensors alone for
+    its attention.
     """
 
     operation: str
@@ -45,20 +47,24 @@ class Case:
     call: Callable[[Operation, Sequence[Tensor], float], Results]
     size: str = ""
     after: bool = False
+    inputs: int | None = None
 
 
-def copy_leaves(tensors: Sequence[Tensor], dtype: torch.dtype | None = None) -> list[Tensor]:
-    """Leaves of the same numbers; those that lie next to each other go on doing so."""
-    if dtype is not None:
-        return [tensor.to(dtype).requires_grad_() for tensor in tensors]
+def copy_leaves(tensors: Sequence[Tensor], inputs: int | None = None) -> list[Tensor]:
+    """Leaves of the same numbers; those that lie next to each other go on doing so.
+
+    inputs: as of a Case.
+    """
+    inputs = len(tensors) if inputs is None else inputs
     copies: dict[int, Tensor] = {}
     leaves = []
-    for tensor in tensors:
+    for number, tensor in enumerate(tensors):
         storage = tensor.untyped_storage()
         whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(storage)
         copy = copies.setdefault(storage.data_ptr(), whole.clone())
         leaf = copy.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-        leaves.append(leaf.detach().requires_grad_())
+        leaf = leaf.detach()
+        leaves.append(leaf.requires_grad_() if number < inputs else nn.Parameter(leaf))
     return leaves
 
 
@@ -113,7 +119,8 @@ def measure_error(ours: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
 def find_exact(case: Case) -> list[Tensor]:
     """Results and gradients of the definition in fp64; an update's masters are fp32 anyway."""
     exact = torch.float32 if case.after else torch.float64
-    return compute(case, resolve(case.operation, "torch"), copy_leaves(case.tensors, exact))
+    leaves = [tensor.to(exact).requires_grad_() for tensor in case.tensors]
+    return compute(case, resolve(case.operation, "torch"), leaves)
 
 
 def measure(
@@ -138,7 +145,7 @@ def measure(
             row["limit"] = max(FLOAT8_LIMIT if float8 else LIMITS[dtype], 2 * definition_error)
             try:
                 function = resolve(case.operation, provider)
-                leaves = copy_leaves(case.tensors)
+                leaves = copy_leaves(case.tensors, case.inputs)
                 histories = Histories(leaves, device)
                 row["error"] = measure_error(compute(case, function, leaves), exact)
                 if provider == "torch":
@@ -150,11 +157,12 @@ def measure(
                         again = measure_error(compute(case, function, leaves), exact)
                     row["error"] = max(row["error"], again)
                 else:
-                    leaves = copy_leaves(case.tensors)  # a call may have written into them
+                    # A call may have written into them.
+                    leaves = copy_leaves(case.tensors, case.inputs)
                 call = make_call(case, function, leaves)
                 with follow_histories(provider == "delayed"):
                     row["seconds"] = time_calls(call, turns, device)
-                    row["bytes"] = sum(count(call).bytes.values())
+                    row["bytes"] = count_bytes(call)
             except InputError as error:
                 row["reason"] = str(error)
             except Exception as error:  # noqa: BLE001  whatever a library raises: the others follow

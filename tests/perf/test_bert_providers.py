@@ -7,9 +7,12 @@ import json
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from bert.config import Config
 from bert.model import Operations
+from harness.config import load_config
 from harness.ops.bias_gelu import bias_gelu
 from harness.ops.table import TABLE
 from perf import bert_providers, providers
@@ -35,6 +38,25 @@ def bias_gelu_that_fails(x: Tensor, bias: Tensor) -> Tensor:
 
 def bias_gelu_of_another_version(x: Tensor, bias: Tensor) -> Tensor:
     raise TypeError("unexpected argument")
+
+
+class Linear(nn.Module):
+    """As Transformer Engine's: computes with parameters that are put into it, and no other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("weight", None)
+        self.register_parameter("bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+def linear_of_a_module(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    layer = Linear()
+    layer.weight, layer.bias = weight, bias  # type: ignore[assignment]
+    result: Tensor = layer(x)
+    return result
 
 
 def keep_one_row(patch: pytest.MonkeyPatch, providers: dict[str, str]) -> None:
@@ -90,6 +112,29 @@ def test_delayed_scaling_is_timed_as_in_all_steps_but_the_first() -> None:
     for provider in ("scaled_mm", "delayed"):
         assert 0 < found[provider]["error"] < found[provider]["limit"]
     assert found["delayed"]["error"] >= found["scaled_mm"]["error"]  # the larger of both scales
+
+
+def test_libraries_take_parameters_for_matrices_and_tensors_for_attention() -> None:
+    """Transformer Engine's modules refuse anything else, its fused attention passes it by."""
+    config = load_config(DEMO, Config)
+    batch = bert_providers.make_batch(config, 2, torch.device("cpu"))
+    cases = bert_providers.make_cases(config, batch, torch.device("cpu"))
+    for case in cases:
+        leaves = providers.copy_leaves(case.tensors, case.inputs)
+        parameters = [isinstance(leaf, nn.Parameter) for leaf in leaves]
+        if "te" in TABLE[case.operation]:
+            weights = case.operation != "varlen_attention"
+            assert parameters == [False, *[weights] * (len(leaves) - 1)]
+
+
+def test_a_library_may_take_the_tensors_for_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"torch": TABLE["linear"]["torch"], "te": f"{__name__}:linear_of_a_module"}
+    monkeypatch.setitem(TABLE, "linear", row)
+    tensors = tuple(torch.randn(shape) for shape in ((48, 64), (32, 64), (32,)))
+    case = providers.Case("linear", tensors, lambda f, t, _: f(*t), inputs=1)
+    definition, library = providers.measure([case], torch.float32, 1, torch.device("cpu"))
+    assert "fault" not in library and library["error"] == definition["error"]
+    assert library["bytes"] == definition["bytes"] > 0
 
 
 def test_copies_lie_as_their_originals() -> None:
