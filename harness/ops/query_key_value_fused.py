@@ -87,8 +87,8 @@ def query_key_value(
     """harness.ops.query_key_value by one matrix product forward and two backward.
 
     Arguments, shapes and types as there; x and weights are of one type. The three results are
-    views of one (T, 3 hidden) tensor, so that attention can take it as a whole: for `flash_attn`
-    and `te`, whose gradient then comes in one piece. Raises InputError where the parameters do not
-    lie next to each other or the types differ.
+    views of one (T, 3 hidden) tensor, so that attention can take it as a whole: for `flash_attn`,
+    whose gradient then comes in one piece. Raises InputError where the parameters do not lie next
+    to each other or the types differ.
     """
     return split_projections(_FusedProjection.apply(x, *weights, *biases))

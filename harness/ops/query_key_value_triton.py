@@ -40,8 +40,8 @@ def query_key_value(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As harness.ops.query_key_value_fused, for an attention that gives three gradients.
 
-    That is PyTorch's own (`flash`). One kernel puts them side by side and sums the biases'
-    gradients in a fixed order. Raises InputError as there.
+    Those are PyTorch's own (`flash`) and Transformer Engine's (`te`). One kernel puts them side by
+    side and sums the biases' gradients in a fixed order. Raises InputError as there.
     """
     query, key, value = _JoinedProjection.apply(x, *weights, *biases)
     return query, key, value
