@@ -25,16 +25,18 @@ def measure_steps(
     """Time `steps` steps one by one after a few untimed ones.
 
     Returns {"device", "steps", "samples_per_step", "samples_per_second" (from the median),
-    "step_seconds": {"median", "p10", "p90", "min", "max"}}. Each step is waited for on its
-    device, so a GPU's figure includes the launch of the work. shown: whether this process shows
-    progress.
+    "step_seconds": {"median", "p10", "p90", "min", "max"}, "peak_memory_bytes"}. Each step is
+    waited for on its device, so a GPU's figure includes the launch of the work. The peak is what
+    torch has taken from the GPU's memory so far, preparation included; None on a CPU. shown:
+    whether this process shows progress.
     """
     seconds: list[float] = []
+    on_gpu = device.type == "cuda"
     progress = Progress("probe", steps, "steps")
     for number in range(WARMUP_STEPS + steps):
         start = time.perf_counter()
         step()
-        if device.type == "cuda":
+        if on_gpu:
             torch.cuda.synchronize(device)
         if number >= WARMUP_STEPS:
             seconds.append(time.perf_counter() - start)
@@ -56,6 +58,7 @@ def measure_steps(
             "min": seconds[0],
             "max": seconds[-1],
         },
+        "peak_memory_bytes": torch.cuda.max_memory_reserved(device) if on_gpu else None,
     }
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 
 from harness.commands import Parser
+from harness.graphs import Replayable, release_graphs
 
 WARMUPS = 2
+CALLS_A_GRAPH = 10
 
 
 def time_calls(call: Callable[[], object], turns: int, device: torch.device) -> float:
@@ -26,6 +28,27 @@ def time_calls(call: Callable[[], object], turns: int, device: torch.device) -> 
         if number >= WARMUPS:
             seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def time_device(call: Callable[[], object], turns: int, device: torch.device) -> float:
+    """Median seconds of a call on its device alone: without what the host needs to launch it.
+
+    On a GPU, of some calls in one graph, one after the other; so the call may not wait for the
+    device or read its numbers. On a CPU as `time_calls`.
+    """
+    if device.type != "cuda":
+        return time_calls(call, turns, device)
+
+    def repeat() -> None:
+        for _ in range(CALLS_A_GRAPH):
+            call()
+
+    replayable = Replayable(repeat, device)
+    try:
+        replayable.capture()
+        return time_calls(replayable, turns, device) / CALLS_A_GRAPH
+    finally:
+        release_graphs()  # and the memory that it holds
 
 
 def make_parser(name: str, description: str | None, config: Path, turns: int) -> Parser:

@@ -1,13 +1,15 @@
 """Every provider of some operations on one device: how far from the definition, and how fast.
 
 A case is an operation at one size. Errors are those of result and gradients without dropout, in
-parts of the definition's in fp64; seconds are with dropout, launches included: what takes less than
-some 100 us on a GPU is the host's time. `delayed` is timed as in all steps but the first. Bytes are
-counted as torch dispatches them.
+parts of the definition's in fp64; seconds are with dropout and the device's alone, as in a step
+that is one graph. What no graph holds is marked: its launches are included, and what takes less
+than some 100 us is then the host's time. `delayed` is timed as in all steps but the first. Bytes
+are counted as torch dispatches them.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +22,7 @@ from harness.ops.float8_history import Histories, follow_histories
 from harness.ops.table import FLOAT8_PROVIDERS, TABLE, Operation, resolve
 from harness.step_profile import find_reachable
 from harness.throughput import describe_device
-from perf.device_times import time_calls
+from perf.device_times import time_calls, time_device
 from perf.operations import count_bytes
 
 DROPOUT = 0.1
@@ -68,17 +70,26 @@ def copy_leaves(tensors: Sequence[Tensor], inputs: int | None = None) -> list[Te
     return leaves
 
 
+def make_draw(seed: int, device: torch.device) -> Callable[..., Tensor]:
+    """A source of normal numbers, (*shape) -> fp32 tensor, made where they are needed."""
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device)
+
+    return draw
+
+
 def _list(results: Results) -> tuple[Tensor, ...]:
     return results if isinstance(results, tuple) else (results,)
 
 
 def _draw_directions(results: Sequence[Tensor]) -> list[Tensor]:
     """A gradient for each result, in its type and layout."""
-    generator = torch.Generator().manual_seed(5)
     drawn = []
-    for result in results:
+    for number, result in enumerate(results):
         direction = torch.empty_like(result)
-        direction.copy_(torch.randn(result.shape, generator=generator))
+        direction.copy_(make_draw(5 + number, result.device)(*result.shape))
         drawn.append(direction)
     return drawn
 
@@ -105,6 +116,15 @@ def make_call(case: Case, operation: Operation, leaves: Sequence[Tensor]) -> Cal
         return torch.autograd.grad(results, leaves, directions)
 
     return call
+
+
+def time_case(call: Callable[[], object], turns: int, device: torch.device) -> tuple[float, bool]:
+    """Seconds of a call, and whether they are the device's alone."""
+    try:
+        return time_device(call, turns, device), True
+    except RuntimeError as error:  # torch: it cannot be captured
+        print(f"not captured: {str(error).splitlines()[0]}", file=sys.stderr)
+        return time_calls(call, turns, device), False
 
 
 def measure_error(ours: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
@@ -161,7 +181,7 @@ def measure(
                     leaves = copy_leaves(case.tensors, case.inputs)
                 call = make_call(case, function, leaves)
                 with follow_histories(provider == "delayed"):
-                    row["seconds"] = time_calls(call, turns, device)
+                    row["seconds"], row["captured"] = time_case(call, turns, device)
                     row["bytes"] = count_bytes(call)
             except InputError as error:
                 row["reason"] = str(error)
@@ -201,5 +221,6 @@ def show(rows: Sequence[dict[str, Any]], device: torch.device) -> None:
         print(
             f"{name}{1e6 * row['seconds']:12,.0f} us{definition / row['seconds']:8.2f} x"
             f"{rate / 1e9:9,.0f} GB/s{share}   error {row['error']:.1e}"
+            f"{'' if row['captured'] else '  launches included'}"
             f"{'  TOO FAR' if is_wrong(row) else ''}"
         )

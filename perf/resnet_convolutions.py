@@ -2,8 +2,9 @@
 
 `python -m perf.resnet_convolutions [--config FILE] [--images N] [--device cpu|cuda]` times result,
 input's gradient and weight's gradient of every convolution of the network in the configuration's
-format, channels last, with cuDNN's search as the trainer has it, launches included. Beside them
-stands the roofline: the larger of FLOPs and bytes at what the device reaches, where that is known.
+format, channels last, with cuDNN's search as the trainer has it; on a GPU without launches, as in a
+step that is one graph. Beside them stands the roofline: the larger of FLOPs and bytes at what the
+device reaches, where that is known.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from harness.ops.table import resolve_operations
 from harness.step_profile import find_reachable
 from harness.throughput import choose_device, describe_device
 from perf.comparison import check_positive
-from perf.device_times import make_parser, time_calls
+from perf.device_times import make_parser, time_device
 from perf.operations import without_memory
 from resnet.config import Config
 from resnet.model import Operations, ResNet
@@ -98,7 +99,9 @@ def time_convolution(
         lambda: go_back(True, False, False),
         lambda: go_back(False, True, False),
     )
-    return {name: time_calls(call, turns, device) for name, call in zip(PASSES, calls, strict=True)}
+    return {
+        name: time_device(call, turns, device) for name, call in zip(PASSES, calls, strict=True)
+    }
 
 
 def measure(config: Config, images: int, turns: int, device: torch.device) -> dict[str, Any]:

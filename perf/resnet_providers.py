@@ -23,7 +23,7 @@ from harness.ops.table import Operation
 from harness.throughput import choose_device, describe_device
 from perf.comparison import check_positive
 from perf.device_times import make_parser
-from perf.providers import Case, is_wrong, measure, show
+from perf.providers import Case, is_wrong, make_draw, measure, show
 from resnet.config import Config
 from resnet.model import BATCH_NORM_EPS, BATCH_NORM_MOMENTUM, EXPANSION
 
@@ -56,11 +56,7 @@ def make_normalisation(
     operation: str, channels: int, side: int, images: int, dtype: torch.dtype, device: torch.device
 ) -> Case:
     """A normalisation in training on random numbers."""
-    generator = torch.Generator().manual_seed(channels + side)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device)
-
+    draw = make_draw(channels + side, device)
     activations = []
     for _ in range(INPUTS.get(operation, 1)):
         x = (1 + 2 * draw(images, channels, side, side)).to(dtype)

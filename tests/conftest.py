@@ -33,6 +33,9 @@ if settings.get_current_profile_name() in ("default", "ci"):
 # They are compiled, for GPUs that nobody has, by tests/harness/ops/compilation.py in a process of
 # its own.
 os.environ["TRITON_INTERPRET"] = "1"
+# Tests compute little at a time: OpenMP's threads would spend most of their time waiting for each
+# other, all of it spinning, four times the processor time where the machine has other work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 5
