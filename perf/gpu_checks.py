@@ -168,7 +168,8 @@ CHECKS = (
         "bert flash_attn",
         "attention by flash-attn",
         _probe("bert", "h200_4x8"),
-        _operations("varlen_attention", provider="flash_attn"),
+        _operations("varlen_attention", provider="flash_attn")
+        | _operations("query_key_value", provider="fused"),
     ),
     Check(
         "bert apex",
