@@ -8,7 +8,6 @@ Rules: "Run Results", "Quality measure" (training_rules.adoc); keys: compliance 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -69,7 +68,6 @@ class RunClock:
         self._phase = Phase.BEFORE
         self._submitted: set[str] = set()
         self.reached = False
-        self.run_start_seconds = 0.0
 
     # -- before the run ---------------------------------------------------------------------
 
@@ -116,7 +114,6 @@ class RunClock:
         self._interval_end(constants.INIT_STOP)
         self._interval_start(constants.RUN_START)
         self._synchronize()
-        self.run_start_seconds = time.monotonic()
 
     # -- in the run -------------------------------------------------------------------------
 

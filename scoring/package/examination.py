@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from scoring.exits import InputError
-from scoring.findings import ERROR, Finding, quote
+from scoring.findings import ERROR, Finding
 from scoring.log import LineError, parse_json
 from scoring.package.layout import Manifest, ManifestError, locate_source
 from scoring.package.reading import OpenedPackage
@@ -138,9 +138,3 @@ def limit_findings(findings: list[Finding]) -> list[Finding]:
     worst = next((finding for finding in rest if finding.severity == ERROR), rest[0])
     more = Finding(worst.rule, f"and {len(rest)} more findings of this step", worst.benchmark)
     return [*findings[:FINDINGS_LIMIT], more]
-
-
-def list_words(words: list[str], limit: int = 4) -> str:
-    """Write a few of many texts of unknown origin, quoted, and how many more there are."""
-    shown = ", ".join(quote(word, 100) for word in words[:limit])
-    return f"{shown} and {len(words) - limit} more" if len(words) > limit else shown
