@@ -11,10 +11,12 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from harness.progress import end_progress
 
+ROOT = Path(__file__).resolve().parent.parent
 GOOD, NOT_GOOD, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -46,6 +48,16 @@ def describe_os_error(error: OSError) -> str:
     return f"{where}{mends.get(error.errno or 0, error.strerror or str(error))}"
 
 
+def describe_missing_library(error: ModuleNotFoundError) -> str | None:
+    """Say in one sentence which library is not installed; None where a module of ours is gone."""
+    if error.name is None or (ROOT / error.name.split(".")[0]).is_dir():
+        return None
+    return (
+        f"{sys.executable} has no module {error.name}: use the environment that ./run_and_time.sh "
+        "--dry-run makes, or install that library as container/requirements.lock has it"
+    )
+
+
 def open_closed_streams() -> None:
     """Put the empty device where this process was started without stdin, stdout or stderr.
 
@@ -70,7 +82,8 @@ def settle_output() -> None:
 def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a command's main with the process's arguments and leave with its exit status.
 
-    InputError and OSError become one sentence on stderr and status 2; Ctrl-C becomes 130.
+    InputError, OSError and a library that is not installed become one sentence on stderr and
+    status 2; Ctrl-C becomes 130.
     Anything else is a defect of ours and keeps its traceback.
     """
     open_closed_streams()
@@ -81,6 +94,12 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
     except InputError as error:
         end_progress()
         print(f"error: {error}", file=sys.stderr)
+        status = UNUSABLE
+    except ModuleNotFoundError as error:
+        if (sentence := describe_missing_library(error)) is None:
+            raise
+        end_progress()
+        print(f"error: {sentence}", file=sys.stderr)
         status = UNUSABLE
     except KeyboardInterrupt:
         end_progress()

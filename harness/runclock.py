@@ -13,9 +13,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from mlperf_logging.mllog import constants
-from mlperf_logging.mllog.mllog import MLLogger
-
 from harness.ranks import Ranks
 from harness.systems import Submission
 
@@ -44,7 +41,9 @@ class _StrictFileHandler(logging.FileHandler):
         raise  # noqa: PLE0704  the error that logging caught, while it is being handled
 
 
-def _open_logger(path: Path) -> MLLogger:
+def _open_logger(path: Path) -> Any:
+    from mlperf_logging.mllog.mllog import MLLogger
+
     logger = logging.Logger(f"mlperf {path}", logging.INFO)
     logger.addHandler(_StrictFileHandler(path, mode="x", encoding="utf-8"))
     # Offset 3: the line belongs to who called the clock, past _event and the clock's method.
@@ -63,6 +62,10 @@ class RunClock:
     def __init__(
         self, ranks: Ranks, path: Path, target: float, synchronize: Callable[[], None]
     ) -> None:
+        # Imported here, since a trainer's probe writes no log and has to do without the library.
+        from mlperf_logging.mllog import constants
+
+        self._keys = constants
         self._logger = _open_logger(path) if ranks.first else None
         self._target, self._synchronize = target, synchronize
         self._phase = Phase.BEFORE
@@ -74,17 +77,17 @@ class RunClock:
     def log_submission(self, benchmark: str, submission: Submission) -> None:
         """Write the five submission_* lines; allowed before and during initialisation."""
         self._expect("log_submission", Phase.BEFORE, Phase.INIT)
-        self._event(constants.SUBMISSION_BENCHMARK, benchmark)
-        self._event(constants.SUBMISSION_ORG, submission.organization)
-        self._event(constants.SUBMISSION_DIVISION, constants.CLOSED)
-        self._event(constants.SUBMISSION_STATUS, submission.status)
-        self._event(constants.SUBMISSION_PLATFORM, submission.platform)
+        self._event(self._keys.SUBMISSION_BENCHMARK, benchmark)
+        self._event(self._keys.SUBMISSION_ORG, submission.organization)
+        self._event(self._keys.SUBMISSION_DIVISION, self._keys.CLOSED)
+        self._event(self._keys.SUBMISSION_STATUS, submission.status)
+        self._event(self._keys.SUBMISSION_PLATFORM, submission.platform)
         self._submitted.add("submission")
 
     def log_cache_clear(self, record: dict[str, Any]) -> None:
         """Write cache_clear with what was really done on each host as its metadata."""
         self._expect("log_cache_clear", Phase.BEFORE)
-        self._event(constants.CACHE_CLEAR, True, record)
+        self._event(self._keys.CACHE_CLEAR, True, record)
         self._submitted.add("cache_clear")
 
     def start_init(self) -> None:
@@ -93,7 +96,7 @@ class RunClock:
         if "cache_clear" not in self._submitted:
             raise ClockError("start_init before log_cache_clear")
         self._phase = Phase.INIT
-        self._interval_start(constants.INIT_START)
+        self._interval_start(self._keys.INIT_START)
 
     def log(self, key: str, value: Any, metadata: dict[str, Any] | None = None) -> None:
         """Write one point in time with a key that has no method of its own."""
@@ -111,8 +114,8 @@ class RunClock:
             raise ClockError("start_run before log_submission")
         self._synchronize()
         self._phase = Phase.RUN
-        self._interval_end(constants.INIT_STOP)
-        self._interval_start(constants.RUN_START)
+        self._interval_end(self._keys.INIT_STOP)
+        self._interval_start(self._keys.RUN_START)
         self._synchronize()
 
     # -- in the run -------------------------------------------------------------------------
@@ -122,29 +125,29 @@ class RunClock:
         self._expect("start_block", Phase.RUN)
         self._phase = Phase.BLOCK
         metadata = {"first_epoch_num": first_epoch, "epoch_count": epochs}
-        self._interval_start(constants.BLOCK_START, metadata=metadata)
+        self._interval_start(self._keys.BLOCK_START, metadata=metadata)
 
     def stop_block(self, first_epoch: int) -> None:
         """Write block_stop of the block that started at `first_epoch`."""
         self._expect("stop_block", Phase.BLOCK)
         self._phase = Phase.RUN
-        self._interval_end(constants.BLOCK_STOP, metadata={"first_epoch_num": first_epoch})
+        self._interval_end(self._keys.BLOCK_STOP, metadata={"first_epoch_num": first_epoch})
 
     def start_epoch(self, epoch: int) -> None:
         """Write epoch_start; BERT counts samples and wraps its block in epoch 0."""
         self._expect("start_epoch", Phase.RUN, Phase.BLOCK)
-        self._interval_start(constants.EPOCH_START, metadata={"epoch_num": epoch})
+        self._interval_start(self._keys.EPOCH_START, metadata={"epoch_num": epoch})
 
     def stop_epoch(self, epoch: int) -> None:
         """Write epoch_stop."""
         self._expect("stop_epoch", Phase.RUN, Phase.BLOCK)
-        self._interval_end(constants.EPOCH_STOP, metadata={"epoch_num": epoch})
+        self._interval_end(self._keys.EPOCH_STOP, metadata={"epoch_num": epoch})
 
     def start_evaluation(self, epoch: int) -> None:
         """Write eval_start; epoch: epochs done, or samples for BERT."""
         self._expect("start_evaluation", Phase.BLOCK)
         self._phase = Phase.EVALUATION
-        self._interval_start(constants.EVAL_START, metadata={"epoch_num": epoch})
+        self._interval_start(self._keys.EVAL_START, metadata={"epoch_num": epoch})
 
     def stop_evaluation(self, epoch: int, accuracy: float) -> bool:
         """Write eval_stop and eval_accuracy (a fraction); say whether the target is reached."""
@@ -152,8 +155,8 @@ class RunClock:
         if not 0.0 <= accuracy <= 1.0:
             raise ClockError(f"accuracy {accuracy} is no fraction")
         self._phase = Phase.BLOCK
-        self._interval_end(constants.EVAL_STOP, metadata={"epoch_num": epoch})
-        self._event(constants.EVAL_ACCURACY, accuracy, {"epoch_num": epoch})
+        self._interval_end(self._keys.EVAL_STOP, metadata={"epoch_num": epoch})
+        self._event(self._keys.EVAL_ACCURACY, accuracy, {"epoch_num": epoch})
         # The compliance rules want a value below 1.
         self.reached = self._target <= accuracy < 1.0
         return self.reached
@@ -162,8 +165,8 @@ class RunClock:
         """Write run_stop: success if the last evaluation reached the target, else aborted."""
         self._expect("stop_run", Phase.RUN)
         self._phase = Phase.STOPPED
-        status = constants.SUCCESS if self.reached else constants.ABORTED
-        self._interval_end(constants.RUN_STOP, metadata={"status": status})
+        status = self._keys.SUCCESS if self.reached else self._keys.ABORTED
+        self._interval_end(self._keys.RUN_STOP, metadata={"status": status})
         self.close()
         return self.reached
 

@@ -34,6 +34,7 @@ from harness.commands import (
     UNUSABLE,
     InputError,
     Parser,
+    describe_missing_library,
     describe_os_error,
     open_closed_streams,
 )
@@ -92,6 +93,11 @@ def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:
     except (InputError, OSError) as error:
         sentence = describe_os_error(error) if isinstance(error, OSError) else str(error)
         _leave(f"error: {sentence}", UNUSABLE, shared=isinstance(error, SharedFault))
+    except ModuleNotFoundError as error:
+        missing = describe_missing_library(error)
+        if missing is None:
+            traceback.print_exc()
+        _leave(missing and f"error: {missing}", UNUSABLE if missing else NOT_GOOD, shared=False)
     except KeyboardInterrupt:
         _leave("interrupted", INTERRUPTED, shared=False)
     except BaseException as error:  # noqa: BLE001  the other ranks must not wait for this one

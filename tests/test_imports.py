@@ -7,6 +7,8 @@ launch code reads the environment; nothing that can hold code is ever unpickled.
 from __future__ import annotations
 
 import ast
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,12 @@ READS_ENVIRONMENT = {
     "harness/trainer.py",
     "scoring/compliance.py",  # PATH, for the process that holds mlperf-logging; checked below
 }
+# What a GPU is measured with on a machine that has nothing of ours: no input, no log, no MPI.
+PROBES = (
+    "resnet.train", "bert.train", "perf.resnet_convolutions", "perf.resnet_providers",
+    "perf.bert_providers", "perf.bert_evaluation", "perf.step_agreement", "perf.gpu_checks",
+)  # fmt: skip
+NEEDED_BY_PROBES = {"torch", "triton", "numpy", "safetensors", "tomli"}
 PICKLING = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 PICKLING_CALLS = {"torch.load", "torch.save", "pandas.read_pickle", "pd.read_pickle"}
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "tools", "stuff"}
@@ -95,6 +103,39 @@ def list_environment_reads(tree: ast.Module) -> list[int]:
             if taken & {"environ", "environb", "getenv", "getenvb", "putenv"}:
                 lines.append(node.lineno)
     return lines
+
+
+def list_first_imports(tree: ast.Module) -> list[str]:
+    """Modules that are imported as soon as a file is: not in functions, not for types alone."""
+    found: list[str] = []
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found += [name for name, _ in list_imports(ast.Module([node], []))]
+        for_types = isinstance(node, ast.If) and name_of(node.test) == "TYPE_CHECKING"
+        if not for_types and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def list_libraries(modules: Sequence[str]) -> set[str]:
+    """The libraries of others, and of Python, that importing these modules of ours imports."""
+    seen: set[str] = set()
+    libraries: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        path = ROOT / Path(*name.split("."))
+        file = next(
+            (f for f in (path.with_suffix(".py"), path / "__init__.py") if f.exists()), None
+        )
+        if name.split(".")[0] not in OURS:
+            libraries.add(name.split(".")[0])
+        elif file is not None and name not in seen:
+            seen.add(name)
+            waiting += list_first_imports(parse(file))
+    return libraries
 
 
 def list_unpickling(tree: ast.Module) -> list[tuple[str, int]]:
@@ -171,6 +212,13 @@ def test_scoring_asks_the_environment_for_the_path_alone():
         assert reads == text.count('os.environ.get("PATH"'), file
 
 
+def test_a_gpu_is_measured_without_what_only_a_run_needs():
+    found = list_libraries(PROBES)
+    assert {"torch", "safetensors"} <= found  # the search goes through modules of ours
+    assert found - set(sys.stdlib_module_names) <= NEEDED_BY_PROBES
+    assert "nvidia" in list_libraries(["resnet.pipelines"])
+
+
 def test_no_pickle_anywhere():
     found = [
         f"{describe(file, line)}: {name}"
@@ -245,6 +293,20 @@ def test_a_wrong_import_is_found(package: str, source: str):
 )
 def test_a_right_import_is_left_alone(package: str, source: str):
     assert not list_wrong_imports(ast.parse(source), package)
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("try:\n    import a.b\nexcept ImportError:\n    from c import d", ["a.b", "c", "c.d"]),
+        ("class A:\n    import a", ["a"]),
+        ("def f():\n    import a", []),
+        ("from typing import TYPE_CHECKING as T\nif TYPE_CHECKING:\n    import a", ["typing"]),
+        ("if T:\n    pass\nelse:\n    import a", ["a"]),
+    ],
+)
+def test_what_is_imported_at_once_is_found(source: str, found: list[str]):
+    assert {*list_first_imports(ast.parse(source))} - {"typing.TYPE_CHECKING"} == {*found}
 
 
 @pytest.mark.parametrize(

@@ -84,10 +84,29 @@ def test_a_sentence_begins_a_line(
     assert "work: 1/4 parts" in progress and sentence.count("\n") == 1
 
 
-def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "defect", [ZeroDivisionError("defect"), ModuleNotFoundError("gone", name="harness.gone")]
+)
+def test_a_defect_of_ours_keeps_its_traceback(
+    defect: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "argv", ["command"])
-    with pytest.raises(ZeroDivisionError):
-        run_command(raises(ZeroDivisionError("defect")))
+    with pytest.raises(type(defect)):
+        run_command(raises(defect))
+
+
+def test_a_library_that_is_not_installed_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(_: Sequence[str]) -> int:
+        import nvidia.no_such_library  # noqa: F401
+
+        return 0
+
+    assert leave(main, monkeypatch) == 2
+    sentence = capsys.readouterr().err
+    assert sentence.startswith(f"error: {sys.executable} has no module nvidia")
+    assert "container/requirements.lock" in sentence and sentence.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,24 @@ def test_one_sentence(
     assert (written.out, written.err) == ("", f"{line}\n")
 
 
+@pytest.mark.parametrize(
+    "defect", [ZeroDivisionError("defect"), ModuleNotFoundError("defect", name="bert.gone")]
+)
 def test_a_defect_keeps_its_traceback_and_is_no_wrong_usage(
+    defect: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert leave(raises(defect), monkeypatch) == 1
+    assert f"{type(defect).__name__}: defect" in capsys.readouterr().err
+
+
+def test_a_library_that_is_not_installed_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert leave(raises(ZeroDivisionError("defect")), monkeypatch) == 1
-    assert "ZeroDivisionError: defect" in capsys.readouterr().err
+    missing = ModuleNotFoundError("No module named 'nvidia.dali'", name="nvidia.dali")
+    assert leave(raises(missing), monkeypatch) == 2
+    sentence = capsys.readouterr().err
+    assert sentence.startswith(f"error: {sys.executable} has no module nvidia.dali: ")
+    assert sentence.count("\n") == 1
 
 
 def test_help_and_a_wrong_call_are_argparses_own(
