@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -39,6 +41,28 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 5
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interpretation_of_scalars() -> None:
+    """Let Triton 3.6 interpret a kernel's loops beside numpy 2.5: 3.7 does of itself.
+
+    It makes an int of an array of one element by int(), which numpy refuses since 2.5.
+    """
+    try:
+        if not version("triton").startswith("3.6."):
+            return
+    except PackageNotFoundError:
+        return
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patch_lang_tensor(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch_lang_tensor
 
 
 @dataclass(frozen=True)

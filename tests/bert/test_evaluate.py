@@ -135,7 +135,7 @@ def make_step(rank: int = 0, world_size: int = 1) -> TrainingStep:
     with torch.no_grad():
         for parameter in step.model.adapted_parameters():
             parameter.mul_(8.0)
-        step.model.masked_lm.output_bias[FULL_STOP] = 2.5
+        step.model.masked_lm.output_bias[FULL_STOP] = 5.0
     return step
 
 
