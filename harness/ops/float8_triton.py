@@ -106,9 +106,8 @@ def store_cast(
         finite = size < float("inf")
         if records:
             note_magnitude(seen, tl.max(tl.max(tl.where(finite, size, 0.0), 1), 0))
-        cut = tl.where(value > 0, greatest, -greatest)
-        cut = tl.where(finite, cut, float("nan"))
-        scaled = tl.where(tl.abs(scaled) <= greatest, scaled, cut)
+        cut = tl.minimum(tl.maximum(scaled, -greatest), greatest)
+        scaled = tl.where(finite, cut, float("nan"))
     cast = scaled.to(rows.dtype.element_ty)
     tl.store(rows + row.to(tl.int64)[:, None] * width + column[None, :], cast, inside)
     if transposes:
