@@ -133,9 +133,10 @@ def test_one_json_document_and_no_log(tmp_path: Path) -> None:
     config = load_config(DEMO, Config)
     assert set(measured) == {
         "benchmark", "config", "tokens_per_micro_batch", "device", "steps", "samples_per_step",
-        "samples_per_second", "step_seconds",
+        "samples_per_second", "step_seconds", "peak_memory_bytes",
     }  # fmt: skip
     assert (measured["benchmark"], measured["steps"]) == ("bert", 3)
+    assert measured["peak_memory_bytes"] is None  # no GPU
     batch = config.batch
     samples = batch.local_batch_size * batch.gradient_accumulation_steps
     assert measured["samples_per_step"] == samples

@@ -106,9 +106,10 @@ def test_one_json_document_and_no_log(tmp_path: Path) -> None:
     config = load_config(DEMO, Config)
     assert set(measured) == {
         "benchmark", "config", "device", "steps", "samples_per_step", "samples_per_second",
-        "step_seconds",
+        "step_seconds", "peak_memory_bytes",
     }  # fmt: skip
     assert (measured["benchmark"], measured["steps"]) == ("resnet", 3)
+    assert measured["peak_memory_bytes"] is None  # no GPU
     batch = config.batch
     samples = batch.local_batch_size * batch.gradient_accumulation_steps
     assert measured["samples_per_step"] == samples
