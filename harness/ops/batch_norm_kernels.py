@@ -18,6 +18,7 @@ import triton.language as tl
 
 from harness.ops.batch_norm_tiles import (
     COUNTS,
+    cut,
     load_channels,
     load_mask,
     load_scale,
@@ -175,7 +176,7 @@ def apply_kernel(
             if add:
                 value += load_tile(residual + offset, place, inside, True)
             if relu:
-                value = tl.maximum(value, 0.0)
+                value = cut(value)
             tl.store(y + offset + place, value.to(y.dtype.element_ty), inside)
             if keep_mask:
                 bits = mask + offset // 8

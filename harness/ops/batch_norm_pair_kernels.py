@@ -13,6 +13,7 @@ import triton.language as tl
 
 from harness.ops.batch_norm_tiles import (
     COUNTS,
+    cut,
     load_channels,
     load_scale,
     load_tile,
@@ -69,7 +70,7 @@ def apply_pair_kernel(
             distance = load_tile(x + start, place, inside, True) - center
             other_distance = load_tile(other + start, place, inside, True) - other_center
             value = (distance * scale + shift) + (other_distance * other_scale + other_shift)
-            value = tl.maximum(value, 0.0)
+            value = cut(value)
             tl.store(y + start + place, value.to(y.dtype.element_ty), inside)
 
 

@@ -44,6 +44,12 @@ def load_scale(weight, inverse, channel, channels, masked: tl.constexpr):
 
 
 @triton.jit
+def cut(value):
+    """ReLU. What is no number stays none: a maximum of Triton's would put 0 in its place."""
+    return tl.maximum(value, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def spread_mask(
     valid,
     channel,

@@ -29,6 +29,7 @@ SCALAR = re.compile(r"\btt\.(load|store) .*: !tt\.ptr<[a-z]+(\d+)>")
 LAYOUT = re.compile(r"(#\w+) = #ttg\.blocked<\{sizePerThread = \[([\d, ]+)\]")
 TILE = re.compile(r"\btt\.(load|store) .*: tensor<([\dx]+)x!tt\.ptr<[a-z]+(\d+)>, (#\w+)>")
 COPY = re.compile(r"\bcp\.async\.c[ag]\.shared\.global\s+\[[^]]*\],\s*\[[^]]*\],\s*(\w+)")
+QUIET = re.compile(r"\bmax(?:\.ftz)?\.f32\b")  # a maximum that takes a number before what is none
 ORDERED = re.compile(r"\b(?:atom|red)\.\S*\b(?:acq_rel|acquire|release)\b")
 
 
@@ -109,6 +110,7 @@ def compile_variant(variant: Variant, architecture: int) -> dict[str, Any]:
         "tiles": tiles,
         "threads": threads,
         "fences": len(ORDERED.findall(compiled.asm["ptx"])),
+        "quiet_maxima": len(QUIET.findall(compiled.asm["ptx"])),
     }
 
 

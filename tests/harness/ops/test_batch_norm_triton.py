@@ -188,6 +188,31 @@ def test_a_constant_channel_has_no_variance() -> None:
     assert error(y, torch.full(x.shape, 0.25, dtype=torch.float64)) <= 1e-4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("operation", "inputs", "normalised"),
+    [
+        ("batch_norm_relu", 1, 1),
+        ("batch_norm_add_relu", 2, 1),
+        ("batch_norm_batch_norm_add_relu", 2, 2),
+    ],
+)
+def test_what_is_no_number_passes_the_relu(
+    operation: str, inputs: int, normalised: int, dtype: torch.dtype
+) -> None:
+    """A 0 in its place, which a maximum of Triton's puts there, would hide what went wrong."""
+    torch.manual_seed(7)
+    x = [channels_last(torch.randn(1, 8, 5, 5).to(dtype)) for _ in range(inputs)]
+    x[0][0, 2, 3, 1] = float("nan")
+    for training in (True, False):
+        found = []
+        for provider in ("triton", "torch"):
+            vectors = [torch.ones(8) for _ in range(4 * normalised)]
+            y = resolve(operation, provider)(*x, *vectors, training, MOMENTUM, EPS)
+            found.append((y[0] if inputs == 2 else y).isnan())
+        assert found[1].any() and torch.equal(*found)
+
+
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_equal_inputs_give_equal_bits(operation: str) -> None:
     cases = [make_case(operation, (4, 64, 9, 9), torch.bfloat16, True) for _ in range(2)]

@@ -141,6 +141,19 @@ def test_a_profile_can_tell_kernels_apart(compiled: Results) -> None:
             assert kind == "loss"
 
 
+def test_no_relu_of_a_gpu_drops_what_is_no_number(compiled: Results) -> None:
+    """The interpreter's maximum keeps it always, a GPU's only where it is told to."""
+    kernels = {
+        "batch_norm_kernels:apply_kernel",
+        "batch_norm_pair_kernels:apply_pair_kernel",
+    }
+    cutting = [variant for variant in VARIANTS if variant.kernel_name in kernels]
+    assert {variant.kernel_name for variant in cutting} == kernels
+    for variant in cutting:
+        for architecture in ARCHITECTURES:
+            assert compiled[f"{variant.name}-sm{architecture}"]["quiet_maxima"] == 0
+
+
 def test_launches_without_memory_are_written_down_and_compute_nothing() -> None:
     launch = Launch(None, (3,), {"block": 4}, warps=8)
     nothing = torch.empty(5, device="meta")
