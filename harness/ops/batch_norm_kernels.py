@@ -167,21 +167,20 @@ def apply_kernel(
     block = tl.num_programs(1) - 1 - tl.program_id(1)
     for back in range(1, tiles + 1):
         first = ((block + 1) * tiles - back) * block_rows
-        if first < rows:
-            valid = row < rows - first
-            inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
-            offset = first.to(tl.int64) * channels
-            value = load_tile(x + offset, place, inside, True)
-            value = (value - center) * scale + shift
-            if add:
-                value += load_tile(residual + offset, place, inside, True)
-            if relu:
-                value = cut(value)
-            tl.store(y + offset + place, value.to(y.dtype.element_ty), inside)
-            if keep_mask:
-                bits = mask + offset // 8
-                left = rows - first
-                store_mask(bits, value > 0.0, row, left, channels, block_rows, block_channels)
+        valid = row < rows - first
+        inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
+        offset = first.to(tl.int64) * channels
+        value = load_tile(x + offset, place, inside, True)
+        value = (value - center) * scale + shift
+        if add:
+            value += load_tile(residual + offset, place, inside, True)
+        if relu:
+            value = cut(value)
+        tl.store(y + offset + place, value.to(y.dtype.element_ty), inside)
+        if keep_mask:
+            bits = mask + offset // 8
+            left = rows - first
+            store_mask(bits, value > 0.0, row, left, channels, block_rows, block_channels)
 
 
 @named_kernel(do_not_specialize=COUNTS)
@@ -324,17 +323,16 @@ def input_gradient_kernel(
     block = tl.num_programs(1) - 1 - tl.program_id(1)
     for back in range(1, tiles + 1):
         first = ((block + 1) * tiles - back) * block_rows
-        if first < rows:
-            valid = row < rows - first
-            inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
-            start = first.to(tl.int64) * channels
-            g = load_tile(gradient + start, place, inside, True)
-            distance = load_tile(x + start, place, inside, True) - center
-            if relu:
-                g = tl.where(distance * scale + shift > 0.0, g, 0.0)
-            result = g * scale + (distance * steepness + constant)
-            tl.store(
-                input_gradient + start + place,
-                result.to(input_gradient.dtype.element_ty),
-                inside,
-            )
+        valid = row < rows - first
+        inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
+        start = first.to(tl.int64) * channels
+        g = load_tile(gradient + start, place, inside, True)
+        distance = load_tile(x + start, place, inside, True) - center
+        if relu:
+            g = tl.where(distance * scale + shift > 0.0, g, 0.0)
+        result = g * scale + (distance * steepness + constant)
+        tl.store(
+            input_gradient + start + place,
+            result.to(input_gradient.dtype.element_ty),
+            inside,
+        )

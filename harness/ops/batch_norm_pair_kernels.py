@@ -63,15 +63,14 @@ def apply_pair_kernel(
     block = tl.num_programs(1) - 1 - tl.program_id(1)
     for back in range(1, tiles + 1):
         first = ((block + 1) * tiles - back) * block_rows
-        if first < rows:
-            valid = row < rows - first
-            inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
-            start = first.to(tl.int64) * channels
-            distance = load_tile(x + start, place, inside, True) - center
-            other_distance = load_tile(other + start, place, inside, True) - other_center
-            value = (distance * scale + shift) + (other_distance * other_scale + other_shift)
-            value = cut(value)
-            tl.store(y + start + place, value.to(y.dtype.element_ty), inside)
+        valid = row < rows - first
+        inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
+        start = first.to(tl.int64) * channels
+        distance = load_tile(x + start, place, inside, True) - center
+        other_distance = load_tile(other + start, place, inside, True) - other_center
+        value = (distance * scale + shift) + (other_distance * other_scale + other_shift)
+        value = cut(value)
+        tl.store(y + start + place, value.to(y.dtype.element_ty), inside)
 
 
 @named_kernel(do_not_specialize=COUNTS)
@@ -180,16 +179,15 @@ def input_gradient_pair_kernel(
     block = tl.num_programs(1) - 1 - tl.program_id(1)
     for back in range(1, tiles + 1):
         first = ((block + 1) * tiles - back) * block_rows
-        if first < rows:
-            valid = row < rows - first
-            inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
-            start = first.to(tl.int64) * channels
-            g = load_tile(gradient + start, place, inside, True)
-            distance = load_tile(x + start, place, inside, True) - center
-            result = g * scale + (distance * steepness + constant)
-            made = input_gradient + start + place
-            tl.store(made, result.to(input_gradient.dtype.element_ty), inside)
-            distance = load_tile(other + start, place, inside, True) - other_center
-            result = g * other_scale + (distance * other_steepness + other_constant)
-            made = other_gradient + start + place
-            tl.store(made, result.to(other_gradient.dtype.element_ty), inside)
+        valid = row < rows - first
+        inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
+        start = first.to(tl.int64) * channels
+        g = load_tile(gradient + start, place, inside, True)
+        distance = load_tile(x + start, place, inside, True) - center
+        result = g * scale + (distance * steepness + constant)
+        made = input_gradient + start + place
+        tl.store(made, result.to(input_gradient.dtype.element_ty), inside)
+        distance = load_tile(other + start, place, inside, True) - other_center
+        result = g * other_scale + (distance * other_steepness + other_constant)
+        made = other_gradient + start + place
+        tl.store(made, result.to(other_gradient.dtype.element_ty), inside)

@@ -23,7 +23,7 @@ from torch.autograd import Function
 
 from harness.commands import InputError
 from harness.ops.column_sums_triton import sum_columns
-from harness.ops.dropout_triton import draw_four, draw_seed, find_threshold
+from harness.ops.dropout_triton import draw_rows, draw_seed, find_threshold
 from harness.ops.kernels import count_multiprocessors, named_kernel, register_operation
 from harness.ops.layer_norm_rows_triton import (
     PROGRAMS_PER_MULTIPROCESSOR,
@@ -88,7 +88,7 @@ def forward_kernel(
     place = row.to(tl.int64)[:, None] * hidden + column[None, :]
     draws = ()
     if threshold > 0:
-        draws = draw_four(seed, row[:, None] * quarter + column[None, :])
+        draws = draw_rows(seed, row, quarter, block)
     z = load_sum(
         x, x_bias, residual, draws, place, inside, column, keep_scale, quarter, threshold, adds
     )
@@ -139,7 +139,7 @@ def backward_kernel(
         place = row.to(tl.int64)[:, None] * hidden + column[None, :]
         draws = ()
         if threshold > 0:
-            draws = draw_four(seed, row[:, None] * quarter + column[None, :])
+            draws = draw_rows(seed, row, quarter, block)
         z = load_sum(
             x, x_bias, residual, draws, place, inside, column, keep_scale, quarter, threshold, adds
         )

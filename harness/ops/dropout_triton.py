@@ -6,8 +6,9 @@ generator into device memory: torch.manual_seed repeats it, saving and restoring
 covers it, and each replay of a CUDA graph draws another.
 """
 
-# Triton's language has no types that mypy could check.
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# Triton's language has no types that mypy could check, and no unpacking of tuples.
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment"
+# ruff: noqa: RUF005
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ from harness.commands import InputError
 
 SEED_END = 2**63 - 1  # torch draws below it
 DRAWS = 2**32
+RUN = tl.constexpr(8)  # neighbouring columns that a thread has of 16-bit numbers
 
 
 def draw_seed(device: torch.device) -> Tensor:
@@ -38,6 +40,17 @@ def find_threshold(dropout: float) -> int:
 
 
 @triton.jit
-def draw_four(seed, counter):
-    """Four draws for each counter, uint32: Philox 4x32 of ten rounds (Salmon et al. 2011)."""
-    return tl.randint4x(tl.load(seed), counter)
+def draw_rows(seed, row, quarter: tl.constexpr, block: tl.constexpr):
+    """Four draws for each of a quarter's columns in each row, (rows, block), uint32, each.
+
+    Philox 4x32 of ten rounds (Salmon et al. 2011), counted by row * quarter + column. The thread
+    that has a run of a row's columns draws for them itself: drawn as one tile they would come to it
+    through shared memory, for which a program's warps would wait for each other.
+    """
+    place = tl.arange(0, RUN)[:, None, None] + RUN * tl.arange(0, block // RUN)[None, None, :]
+    drawn = tl.randint4x(tl.load(seed), row[None, :, None] * quarter + place)
+    draws = ()
+    for j in tl.static_range(4):
+        neighbours = tl.permute(drawn[j], (1, 2, 0))
+        draws = draws + (tl.reshape(neighbours, (row.shape[0], block)),)
+    return draws

@@ -20,7 +20,7 @@ from torch.autograd import Function
 
 from harness.commands import InputError
 from harness.ops.column_sums_triton import sum_columns
-from harness.ops.dropout_triton import draw_four, draw_seed, find_threshold
+from harness.ops.dropout_triton import draw_rows, draw_seed, find_threshold
 from harness.ops.kernels import count_multiprocessors, named_kernel, register_operation
 from harness.ops.layer_norm_rows_triton import (
     PROGRAMS_PER_MULTIPROCESSOR,
@@ -85,7 +85,7 @@ def forward_kernel(
     mean, scale = measure_rows(z, inside, eps, hidden)
     draws = ()
     if threshold > 0:
-        draws = draw_four(seed, row[:, None] * quarter + column[None, :])
+        draws = draw_rows(seed, row, quarter, block)
     place = row.to(tl.int64)[:, None] * hidden + column[None, :]
     for j in tl.static_range(4):
         result = (z[j] - mean[:, None]) * scale[:, None]
@@ -137,7 +137,7 @@ def backward_kernel(
         z = gather_sum(ids, tables, row, row < rows, column, inside, quarter, hidden)
         draws = ()
         if threshold > 0:
-            draws = draw_four(seed, row[:, None] * quarter + column[None, :])
+            draws = draw_rows(seed, row, quarter, block)
         place = row.to(tl.int64)[:, None] * hidden + column[None, :]
         dy = ()
         for j in tl.static_range(4):

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from harness.commands import InputError
+from harness.ops.dropout_triton import RUN
 from harness.ops.kernels import Launch, divide_up, round_up_to_power
 
 WIDEST_ROW = 4096  # a row has to fit the registers of one warp
@@ -32,7 +33,9 @@ def measure_rows(z, inside, eps, hidden: tl.constexpr):
     mean = tl.sum(z[0] + z[1] + z[2] + z[3], 1) / hidden
     squares = tl.zeros_like(z[0])
     for j in tl.static_range(4):
-        centred = tl.where(inside, z[j] - mean[:, None], 0.0)
+        centred = z[j] - mean[:, None]
+        if z[0].shape[1] * 4 != hidden:
+            centred = tl.where(inside, centred, 0.0)
         squares += centred * centred
     return mean, 1.0 / tl.sqrt(tl.sum(squares, 1) / hidden + eps)
 
@@ -126,7 +129,7 @@ def plan_rows(
     Elements of 4 bytes take two warps a row: a thread's share stays 16 bytes, in half as many
     registers.
     """
-    block = round_up_to_power(divide_up(hidden, 4))
+    block = max(RUN.value, round_up_to_power(divide_up(hidden, 4)))
     warps = max(1, min(4, TILE_ELEMENTS // block))
     tile = warps if element_bytes <= 2 else max(1, warps // 2)
     constants |= {"hidden": hidden, "block": block, "tile": tile}

@@ -66,6 +66,22 @@ def read_accesses(ptx: str, ttgir: str) -> tuple[dict[int, int], dict[int, int]]
     return dict(+loads), dict(+stores)
 
 
+def count_loop_conversions(ttgir: str) -> int:
+    """Tiles that a kernel's loops hand on among a program's threads.
+
+    It goes through shared memory, for which the program's warps wait for each other every time.
+    """
+    end, count = "", 0
+    for line in ttgir.splitlines():
+        if not end and " scf.for " in line:
+            end = line[: len(line) - len(line.lstrip())] + "}"
+        elif end and line.startswith(end):
+            end = ""
+        elif end and "ttg.convert_layout" in line:
+            count += 1
+    return count
+
+
 def read_resources(cubin: bytes) -> dict[str, int]:
     """Registers, and bytes of stack, local and shared memory, as cuobjdump reads them."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -100,6 +116,7 @@ def compile_variant(variant: Variant, architecture: int) -> dict[str, Any]:
     resources = read_resources(compiled.asm["cubin"])
     resources["shared_bytes"] = max(resources["shared_bytes"], compiled.metadata.shared)
     tiles = read_tiles(compiled.asm["ttgir"])
+    conversions = count_loop_conversions(compiled.asm["ttgir"])
     threads = 32 * variant.warps
     name = compiled.metadata.name
     return {
@@ -109,6 +126,7 @@ def compile_variant(variant: Variant, architecture: int) -> dict[str, Any]:
         "stores": stores,
         "tiles": tiles,
         "threads": threads,
+        "loop_conversions": conversions,
         "fences": len(ORDERED.findall(compiled.asm["ptx"])),
         "quiet_maxima": len(QUIET.findall(compiled.asm["ptx"])),
     }

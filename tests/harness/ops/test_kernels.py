@@ -24,7 +24,12 @@ if (sys.platform, platform.machine()) != ("linux", "x86_64"):
 from harness.commands import InputError  # noqa: E402
 from harness.operation_counts import name_kind  # noqa: E402
 from harness.ops.kernels import Launch, divide_up, record_launches, round_up_to_power  # noqa: E402
-from tests.harness.ops.compilation import ARCHITECTURES, read_accesses, read_tiles  # noqa: E402
+from tests.harness.ops.compilation import (  # noqa: E402
+    ARCHITECTURES,
+    count_loop_conversions,
+    read_accesses,
+    read_tiles,
+)
 from tests.harness.ops.kernel_variants import (  # noqa: E402
     MANY_REGISTERS,
     NARROW_LOADS,
@@ -72,6 +77,9 @@ def test_a_variant_fits_its_registers_and_moves_vectors(
     assert result["stack_bytes"] == result["local_bytes"] == 0, "registers are spilled"
     assert result["fences"] == 0, "an atomic waits for memory and empties L1"
     kernel = variant.kernel_name
+    # The bits of a mask are handed on, to move neighbouring bytes together.
+    bits = variant.constants.get("keep_mask", False) or variant.constants.get("take_mask", False)
+    assert result["loop_conversions"] <= bits, "warps wait for each other in a loop"
     most = ALL_REGISTERS if kernel in MANY_REGISTERS else MOST_REGISTERS
     assert result["registers"] <= most
     assert result["shared_bytes"] <= 48 * 1024  # the default of a program on every architecture
@@ -122,6 +130,20 @@ def test_tiles_are_read_off_the_text() -> None:
     assert read_tiles(text) == {"load": [16], "store": [16]}
     narrow = text.replace("[1, 8]", "[1, 2]")
     assert read_tiles(narrow) == {"load": [4], "store": [8]}
+
+
+def test_conversions_are_counted_within_loops_alone() -> None:
+    text = """
+    %a = ttg.convert_layout %b : tensor<4x8xf32, #blocked> -> tensor<4x8xf32, #blocked1> loc(#l)
+    %c = scf.for %d = %e to %f step %g iter_args(%h = %a) -> (tensor<4x8xf32>) : i32 {
+      scf.if %i {
+        %j = ttg.convert_layout %h : tensor<4x8xi1, #blocked1> -> tensor<4x8xi1, #blocked> loc(#l)
+      } loc(#l)
+      %k = ttg.convert_layout %h : tensor<4x8xi1, #blocked1> -> tensor<4x8xi1, #blocked> loc(#l)
+    } loc(#l)
+    %m = ttg.convert_layout %c : tensor<4x8xf32, #blocked1> -> tensor<4x8xf32, #blocked> loc(#l)
+    """
+    assert count_loop_conversions(text) == 2
 
 
 def test_a_profile_can_tell_kernels_apart(compiled: Results) -> None:
