@@ -32,6 +32,7 @@ APPLY_TILE_BYTES = 4096
 APPLY_CHANNELS = 256
 APPLY_PROGRAMS_PER_MULTIPROCESSOR = 32
 MOST_APPLY_TILES = 8
+MOST_ROW_BLOCKS = 65535  # CUDA's bound of a grid along every axis but the first
 MERGE_TILE = 4096  # elements, fp32
 
 
@@ -69,6 +70,7 @@ def plan_apply(
     blocks, row_tiles = divide_up(channels, block_channels), divide_up(rows, block_rows)
     programs = APPLY_PROGRAMS_PER_MULTIPROCESSOR * count_multiprocessors(x.device)
     tiles = min(max(blocks * row_tiles // programs, 1), MOST_APPLY_TILES)
+    tiles = max(tiles, divide_up(row_tiles, MOST_ROW_BLOCKS))
     sizes = {"block_rows": block_rows, "block_channels": block_channels}
     masked = channels % block_channels != 0
     grid = (blocks, divide_up(row_tiles, tiles))

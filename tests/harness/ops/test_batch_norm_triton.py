@@ -311,3 +311,11 @@ def test_every_pass_fills_the_gpu_and_first_passes_fit_it(
     assert first.grid[1] == parts
     assert 2 * 132 <= programs <= launches.PROGRAMS_PER_MULTIPROCESSOR * 132
     assert second.grid[0] * second.grid[1] >= 8 * 132
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_batch_has_more_row_blocks_than_a_grid_takes(dtype: torch.dtype) -> None:
+    x = torch.empty(4000, 64, 112, 112, dtype=dtype, device="meta")
+    launch, tiles = launches.plan_apply(None, x, {})
+    rows = launch.grid[1] * tiles * int(launch.constants["block_rows"])
+    assert launch.grid[1] <= 65535 and rows >= 4000 * 112 * 112
