@@ -2,8 +2,9 @@
 
 Windows are 3 x 3, two pixels apart, around every second pixel. A pixel of the output is a row of
 its matrix (rows, channels), a pixel of the input one of its own; neighbours share what they read
-through the caches. Layouts, sweeps and sums otherwise as harness.ops.batch_norm_kernels, which has
-the statistics and the merges.
+through the caches. Every pass goes by windows, so that where its pixels lie is found once for four
+of them: instructions are what such a pass may wait for. Layouts, sweeps and sums otherwise as
+harness.ops.batch_norm_kernels, which has the statistics and the merges.
 """
 
 # Triton's language has no types that mypy could check.
@@ -26,6 +27,56 @@ from harness.ops.kernels import named_kernel
 
 SIZES = [*COUNTS, "height", "width", "out_height", "out_width"]
 NOTHING = tl.constexpr(9)  # taken of a window whose values are all 0: its gradient goes nowhere
+PLACES = tl.constexpr(4)  # bits that tell a window's pixels apart
+
+
+@triton.jit
+def find_windows(window, height, width, out_height, out_width):
+    """The first pixel of windows: how far down and right in its image it is, and its row.
+
+    Down or right is -1, and the row is none, where a window begins outside its image.
+    """
+    down = 2 * (window // out_width % out_height) - 1
+    right = 2 * (window % out_width) - 1
+    image = window // out_width // out_height
+    return down, right, ((image * height + down) * width + right).to(tl.int64)
+
+
+@triton.jit
+def is_pixel(down, right, height, width):
+    """Whether an image has such a pixel."""
+    return (down >= 0) & (down < height) & (right >= 0) & (right < width)
+
+
+@triton.jit
+def find_order(value, kind: tl.constexpr):
+    """Whole numbers in the order of values, as these are rounded to a type, where above 0.
+
+    They are the values' bits, with PLACES free ones behind: below 0 for values below 0, in an order
+    of their own, and above all others where a value is no number.
+    """
+    if kind.primitive_bitwidth == 16:
+        return value.to(kind).to(tl.int16, bitcast=True).to(tl.int32) << PLACES
+    else:
+        return value.to(kind).to(tl.int32, bitcast=True).to(tl.int64) << PLACES
+
+
+@triton.jit
+def find_number(there, number: tl.constexpr, kind: tl.constexpr):
+    """What a pixel adds to its value's order; so little that it never counts, if not there."""
+    if kind.primitive_bitwidth == 16:
+        return tl.where(there, number, -(2**30))[:, None]
+    else:
+        return tl.where(there, number, -(2**40))[:, None]
+
+
+@triton.jit
+def find_value(order, kind: tl.constexpr):
+    """The reverse of find_order, for what is not below 0."""
+    if kind.primitive_bitwidth == 16:
+        return (order >> PLACES).to(tl.int16).to(kind, bitcast=True)
+    else:
+        return (order >> PLACES).to(tl.int32).to(kind, bitcast=True)
 
 
 @named_kernel(do_not_specialize=SIZES)
@@ -57,6 +108,7 @@ def apply_pool_kernel(
     largest value of the window at its row i and column j, NOTHING where that is 0; not touched
     unless `keep`. Values are compared as they are rounded to y's type.
     """
+    kind: tl.constexpr = y.dtype.element_ty
     channel = tl.program_id(0) * block_channels + tl.arange(0, block_channels)
     center = load_channels(mean, channel, channels, masked)
     inverse = load_channels(spread, channel, channels, masked)
@@ -68,74 +120,25 @@ def apply_pool_kernel(
     block = tl.num_programs(1) - 1 - tl.program_id(1)
     for back in range(1, tiles + 1):
         first = ((block + 1) * tiles - back) * block_rows
-        if first < rows:
-            pixel = first + row
-            valid = pixel < rows
-            image = pixel // out_width // out_height
-            down = 2 * (pixel // out_width % out_height) - 1
-            right = 2 * (pixel % out_width) - 1
-            best = tl.zeros((block_rows, block_channels), tl.float32)
-            which = tl.full((block_rows, block_channels), NOTHING, tl.int32)
-            for i in tl.static_range(3):
-                for j in tl.static_range(3):
-                    inside = valid & (down + i >= 0) & (down + i < height)
-                    inside = inside & (right + j >= 0) & (right + j < width)
-                    source = ((image * height + down + i) * width + right + j).to(tl.int64)
-                    place = source[:, None] * channels + channel[None, :]
-                    inside = spread_mask(
-                        inside, channel, channels, masked, block_rows, block_channels
-                    )
-                    value = (load_tile(x, place, inside, True) - center) * scale + shift
-                    value = value.to(y.dtype.element_ty).to(tl.float32)
-                    larger = inside & (value > best)
-                    best = tl.where(larger, value, best)
-                    which = tl.where(larger, 3 * i + j, which)
-            place = pixel.to(tl.int64)[:, None] * channels + channel[None, :]
-            inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
-            tl.store(y + place, best.to(y.dtype.element_ty), inside)
-            if keep:
-                tl.store(taken + place, which.to(tl.uint8), inside)
-
-
-@triton.jit
-def load_gradient(
-    gradient,
-    taken,
-    pixel,
-    valid,
-    height,
-    width,
-    out_height,
-    out_width,
-    channel,
-    channels,
-    block_rows: tl.constexpr,
-    block_channels: tl.constexpr,
-    masked: tl.constexpr,
-):
-    """The gradient of pixels of the normalised input, fp32: of the windows that took their values.
-
-    A pixel lies in one window along an axis where its number is even, else in two.
-    """
-    image = pixel // width // height
-    down, right = pixel // width % height, pixel % width
-    total = tl.zeros((block_rows, block_channels), tl.float32)
-    for i in tl.static_range(2):
-        for j in tl.static_range(2):
-            below, beside = (down + i) // 2, (right + j) // 2
-            inside = valid & (below < out_height) & (beside < out_width)
-            if i == 1:
-                inside = inside & (down % 2 == 1)
-            if j == 1:
-                inside = inside & (right % 2 == 1)
-            own = 3 * (down + 1 - 2 * below) + right + 1 - 2 * beside
-            source = ((image * out_height + below) * out_width + beside).to(tl.int64)
-            place = source[:, None] * channels + channel[None, :]
-            inside = spread_mask(inside, channel, channels, masked, block_rows, block_channels)
-            which = tl.load(taken + place, inside, other=NOTHING).to(tl.int32)
-            found = load_tile(gradient, place, inside, True)
-            total += tl.where(which == own[:, None], found, 0.0)
-    return total
+        window = first + row
+        valid = window < rows
+        down, right, corner = find_windows(window, height, width, out_height, out_width)
+        source = corner[:, None] * channels + channel[None, :]
+        best = find_order(tl.zeros((block_rows, block_channels), tl.float32), kind)
+        for i in tl.static_range(3):
+            for j in tl.static_range(3):
+                there = valid & is_pixel(down + i, right + j, height, width)
+                inside = spread_mask(there, channel, channels, masked, block_rows, block_channels)
+                value = load_tile(x + (i * width + j) * channels, source, inside, True)
+                order = find_order((value - center) * scale + shift, kind)
+                # Of equal values the first one counts most.
+                best = tl.maximum(best, order + find_number(there, 8 - 3 * i - j, kind))
+        place = window.to(tl.int64)[:, None] * channels + channel[None, :]
+        inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
+        tl.store(y + place, find_value(best, kind), inside)
+        if keep:
+            which = tl.where(best >> PLACES > 0, 8 - (best & 15), NOTHING)
+            tl.store(taken + place, which.to(tl.uint8), inside)
 
 
 @named_kernel(do_not_specialize=SIZES)
@@ -156,33 +159,68 @@ def reduce_pool_kernel(
     block_channels: tl.constexpr,
     masked: tl.constexpr,
 ):
-    """Sums over a part of x's rows of their gradients, and of these times x's distance.
+    """Sums over x's rows of their gradients, and of these times x's distance, in parts.
 
-    Grid and parts: as statistics_kernel. sums, products: (parts, channels), fp32.
+    Taken over the windows and what each took, which are a quarter as many. Grid and parts: over
+    the windows' rows, as statistics_kernel's. sums, products: (parts, channels), fp32.
     """
     channel = tl.program_id(0) * block_channels + tl.arange(0, block_channels)
     part, parts = tl.program_id(1), tl.num_programs(1)
     center = load_channels(mean, channel, channels, masked)
     row = tl.arange(0, block_rows)
-    place = row[:, None] * channels + channel[None, :]
     total = tl.zeros((block_rows, block_channels), tl.float32)
     product = tl.zeros((block_rows, block_channels), tl.float32)
-    offset = (part * block_rows).to(tl.int64) * channels
-    step = (parts * block_rows).to(tl.int64) * channels
     for first in range(part * block_rows, rows, parts * block_rows):
-        pixel = first + row
-        g = load_gradient(
-            gradient, taken, pixel, pixel < rows, height, width, out_height, out_width,
-            channel, channels, block_rows, block_channels, masked,
-        )  # fmt: skip
-        valid = pixel < rows
+        window = first + row
+        valid = window < rows
+        down, right, corner = find_windows(window, height, width, out_height, out_width)
+        source = corner[:, None] * channels + channel[None, :]
+        place = window.to(tl.int64)[:, None] * channels + channel[None, :]
         inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
-        distance = load_tile(x + offset, place, inside, True) - center
+        g, which = load_window(gradient, taken, place, inside)
+        chosen = tl.zeros((block_rows, block_channels), tl.float32)
+        for i in tl.static_range(3):
+            for j in tl.static_range(3):
+                there = valid & is_pixel(down + i, right + j, height, width)
+                inside = spread_mask(there, channel, channels, masked, block_rows, block_channels)
+                value = load_tile(x + (i * width + j) * channels, source, inside, True)
+                chosen = tl.where(which == 3 * i + j, value, chosen)
+        g = tl.where(which == NOTHING, 0.0, g)
         total += g
-        product += g * distance
-        offset += step
+        product += g * (chosen - center)
     store_part(sums, total, part, channel, channels)
     store_part(products, product, part, channel, channels)
+
+
+@triton.jit
+def load_window(gradient, taken, place, inside):
+    """The gradients of windows, fp32, and which of its pixels each goes to."""
+    which = tl.load(taken + place, inside, other=NOTHING).to(tl.int32)
+    return load_tile(gradient, place, inside, True), which
+
+
+@triton.jit
+def store_pixel(
+    x,
+    input_gradient,
+    place,
+    g,
+    inside,
+    center,
+    scale,
+    steepness,
+    constant,
+    channel,
+    channels,
+    block_rows: tl.constexpr,
+    block_channels: tl.constexpr,
+    masked: tl.constexpr,
+):
+    """Write x's gradient at a pixel of each row, from that of the normalised value."""
+    inside = spread_mask(inside, channel, channels, masked, block_rows, block_channels)
+    distance = load_tile(x, place, inside, True) - center
+    result = g * scale + (distance * steepness + constant)
+    tl.store(input_gradient + place, result.to(input_gradient.dtype.element_ty), inside)
 
 
 @named_kernel(do_not_specialize=SIZES)
@@ -207,27 +245,62 @@ def input_gradient_pool_kernel(
     block_channels: tl.constexpr,
     masked: tl.constexpr,
 ):
-    """x's gradient from that of the windows: as input_gradient_kernel, over x's rows."""
+    """x's gradient from that of the windows, else as input_gradient_kernel.
+
+    Grid: over the windows' rows, as apply_kernel's. With each window go the pixel in its middle and
+    those to the right, below, and both. They lie in no windows but this, the next, and the two
+    below: what is loaded of four windows serves four pixels.
+    """
     channel = tl.program_id(0) * block_channels + tl.arange(0, block_channels)
     center = load_channels(mean, channel, channels, masked)
     scale = load_scale(weight, inverse, channel, channels, masked)
     steepness = load_channels(slope, channel, channels, masked)
     constant = load_channels(offset, channel, channels, masked)
     row = tl.arange(0, block_rows)
-    place = row[:, None] * channels + channel[None, :]
     block = tl.num_programs(1) - 1 - tl.program_id(1)
     for back in range(1, tiles + 1):
         first = ((block + 1) * tiles - back) * block_rows
-        if first < rows:
-            pixel = first + row
-            g = load_gradient(
-                gradient, taken, pixel, pixel < rows, height, width, out_height, out_width,
-                channel, channels, block_rows, block_channels, masked,
-            )  # fmt: skip
-            valid = pixel < rows
-            inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
-            start = first.to(tl.int64) * channels
-            distance = load_tile(x + start, place, inside, True) - center
-            result = g * scale + (distance * steepness + constant)
-            made = input_gradient + start + place
-            tl.store(made, result.to(input_gradient.dtype.element_ty), inside)
+        window = first + row
+        valid = window < rows
+        right, down = window % out_width, window // out_width % out_height
+        beside, below = valid & (right + 1 < out_width), valid & (down + 1 < out_height)
+        place = window.to(tl.int64)[:, None] * channels + channel[None, :]
+        inside = spread_mask(valid, channel, channels, masked, block_rows, block_channels)
+        g, which = load_window(gradient, taken, place, inside)
+        inside = spread_mask(beside, channel, channels, masked, block_rows, block_channels)
+        g_beside, which_beside = load_window(gradient, taken, place + channels, inside)
+        inside = spread_mask(below, channel, channels, masked, block_rows, block_channels)
+        place += out_width * channels
+        g_below, which_below = load_window(gradient, taken, place, inside)
+        inside = spread_mask(beside & below, channel, channels, masked, block_rows, block_channels)
+        g_last, which_last = load_window(gradient, taken, place + channels, inside)
+        image = window // out_width // out_height
+        pixel = ((image * height + 2 * down) * width + 2 * right).to(tl.int64)
+        place = pixel[:, None] * channels + channel[None, :]
+        total = tl.where(which == 4, g, 0.0)
+        store_pixel(
+            x, input_gradient, place, total, valid, center, scale, steepness, constant,
+            channel, channels, block_rows, block_channels, masked,
+        )  # fmt: skip
+        total = tl.where(which == 5, g, 0.0) + tl.where(which_beside == 3, g_beside, 0.0)
+        beside = valid & (2 * right + 1 < width)
+        store_pixel(
+            x, input_gradient, place + channels, total, beside,
+            center, scale, steepness, constant,
+            channel, channels, block_rows, block_channels, masked,
+        )  # fmt: skip
+        total = tl.where(which == 7, g, 0.0) + tl.where(which_below == 1, g_below, 0.0)
+        below = valid & (2 * down + 1 < height)
+        store_pixel(
+            x, input_gradient, place + width * channels, total, below,
+            center, scale, steepness, constant,
+            channel, channels, block_rows, block_channels, masked,
+        )  # fmt: skip
+        total = tl.where(which == 8, g, 0.0) + tl.where(which_beside == 6, g_beside, 0.0)
+        total += tl.where(which_below == 2, g_below, 0.0)
+        total += tl.where(which_last == 0, g_last, 0.0)
+        store_pixel(
+            x, input_gradient, place + (width + 1) * channels, total, beside & below,
+            center, scale, steepness, constant,
+            channel, channels, block_rows, block_channels, masked,
+        )  # fmt: skip

@@ -62,11 +62,11 @@ def _apply(
 
 def _reduce(gradient: Tensor, taken: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     kernel = kernels.reduce_pool_kernel
-    launch, parts = launches.plan_reduction(kernel, x, POOL_TILE_BYTES, {})
+    launch, parts = launches.plan_reduction(kernel, gradient, POOL_TILE_BYTES, {})
     sums, products = (
         torch.empty(parts, x.shape[1], dtype=torch.float32, device=x.device) for _ in range(2)
     )
-    sizes = (*_count_sides(x), count_rows(x), x.shape[1])
+    sizes = (*_count_sides(x), count_rows(gradient), x.shape[1])
     launch(gradient, taken, x, mean, sums, products, *sizes)
     return sums, products
 
@@ -83,9 +83,9 @@ def _input_gradient(
 ) -> Tensor:
     made = torch.empty_like(x)
     kernel = kernels.input_gradient_pool_kernel
-    launch, tiles = launches.plan_apply(kernel, x, {}, POOL_TILE_BYTES)
+    launch, tiles = launches.plan_apply(kernel, gradient, {}, POOL_TILE_BYTES)
     vectors = (mean, inverse, weight, slope, offset)
-    sizes = (*_count_sides(x), count_rows(x), x.shape[1], tiles)
+    sizes = (*_count_sides(x), count_rows(gradient), x.shape[1], tiles)
     launch(gradient, taken, x, made, *vectors, *sizes)
     return made
 

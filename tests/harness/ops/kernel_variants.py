@@ -225,6 +225,10 @@ CASES: dict[str, tuple[Callable[[torch.dtype], None], tuple[torch.dtype, ...]]] 
         partial(run_batch_norm, "batch_norm_relu_max_pool", WITH_POOL),
         SHORT,
     ),
+    "batch_norm_relu_max_pool in fp32": (
+        partial(run_batch_norm, "batch_norm_relu_max_pool", WITH_POOL),
+        FULL,
+    ),
     "lars_update": (run_lars, (*FULL, *SHORT)),
     "lamb": (run_lamb, (*FULL, *SHORT)),
     "batch_norm in fp32": (partial(run_batch_norm, "batch_norm", WITH_RESIDUAL[:1]), FULL),

@@ -195,6 +195,7 @@ def test_a_constant_channel_has_no_variance() -> None:
         ("batch_norm_relu", 1, 1),
         ("batch_norm_add_relu", 2, 1),
         ("batch_norm_batch_norm_add_relu", 2, 2),
+        ("batch_norm_relu_max_pool", 1, 1),
     ],
 )
 def test_what_is_no_number_passes_the_relu(

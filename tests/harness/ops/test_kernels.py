@@ -168,6 +168,7 @@ def test_no_relu_of_a_gpu_drops_what_is_no_number(compiled: Results) -> None:
     kernels = {
         "batch_norm_kernels:apply_kernel",
         "batch_norm_pair_kernels:apply_pair_kernel",
+        "batch_norm_pool_kernels:apply_pool_kernel",
     }
     cutting = [variant for variant in VARIANTS if variant.kernel_name in kernels]
     assert {variant.kernel_name for variant in cutting} == kernels
