@@ -21,8 +21,12 @@ from harness.ops.kernels import (
 )
 
 # A first pass keeps sums in registers: all its programs fit a GPU at once (at most 128 registers a
-# thread, 128 threads a program), so that none waits for another to end.
+# thread of 128, 64 of 256), so that none waits for another to end.
 PROGRAMS_PER_MULTIPROCESSOR = 4
+WARPS = 4
+# A byte of the mask for each thread of a tile: two would come to it through shared memory, for
+# which a program's warps would wait for each other.
+MASK_WARPS = 8
 MOST_PARTS = 512
 CHANNELS_PER_PROGRAM = 64  # 128 bytes in 16 bit: whole cache lines, and few partial sums
 STATISTICS_TILE_BYTES = 8192
@@ -37,7 +41,7 @@ MERGE_TILE = 4096  # elements, fp32
 
 
 def plan_reduction(
-    kernel: Any, x: Tensor, tile_bytes: int, constants: dict[str, bool]
+    kernel: Any, x: Tensor, tile_bytes: int, constants: dict[str, bool], warps: int = WARPS
 ) -> tuple[Launch, int]:
     """A first pass over x, and the number of parts into which its rows are cut."""
     rows, channels = x.numel() // x.shape[1], x.shape[1]
@@ -48,7 +52,7 @@ def plan_reduction(
     parts = min(max(programs // blocks, 1), divide_up(rows, block_rows), MOST_PARTS)
     sizes = {"block_rows": block_rows, "block_channels": block_channels}
     masked = channels % block_channels != 0
-    return Launch(kernel, (blocks, parts), {**sizes, "masked": masked, **constants}), parts
+    return Launch(kernel, (blocks, parts), {**sizes, "masked": masked, **constants}, warps), parts
 
 
 def plan_merge(kernel: Any, parts: int, channels: int, constants: dict[str, bool]) -> Launch:
@@ -155,7 +159,9 @@ def _reduce(
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, channels = x.numel() // x.shape[1], x.shape[1]
     constants = {"add": gradient_2 is not None, "relu": relu, "take_mask": mask is not None}
-    launch, parts = plan_reduction(kernels.reduce_kernel, x, REDUCTION_TILE_BYTES, constants)
+    warps = WARPS if mask is None else MASK_WARPS
+    kernel = kernels.reduce_kernel
+    launch, parts = plan_reduction(kernel, x, REDUCTION_TILE_BYTES, constants, warps)
     sums, products = _new(x, parts, channels), _new(x, parts, channels)
     masked_gradient = x.new_empty(0) if mask is None else torch.empty_like(x)
     launch(

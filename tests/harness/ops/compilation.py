@@ -30,6 +30,8 @@ LAYOUT = re.compile(r"(#\w+) = #ttg\.blocked<\{sizePerThread = \[([\d, ]+)\]")
 TILE = re.compile(r"\btt\.(load|store) .*: tensor<([\dx]+)x!tt\.ptr<[a-z]+(\d+)>, (#\w+)>")
 COPY = re.compile(r"\bcp\.async\.c[ag]\.shared\.global\s+\[[^]]*\],\s*\[[^]]*\],\s*(\w+)")
 QUIET = re.compile(r"\bmax(?:\.ftz)?\.f32\b")  # a maximum that takes a number before what is none
+LABEL = re.compile(r"\s*(\$\w+):")
+BRANCH = re.compile(r"\bbra(?:\.uni)?\s+(\$\w+)")
 ORDERED = re.compile(r"\b(?:atom|red)\.\S*\b(?:acq_rel|acquire|release)\b")
 
 
@@ -66,20 +68,18 @@ def read_accesses(ptx: str, ttgir: str) -> tuple[dict[int, int], dict[int, int]]
     return dict(+loads), dict(+stores)
 
 
-def count_loop_conversions(ttgir: str) -> int:
-    """Tiles that a kernel's loops hand on among a program's threads.
-
-    It goes through shared memory, for which the program's warps wait for each other every time.
-    """
-    end, count = "", 0
-    for line in ttgir.splitlines():
-        if not end and " scf.for " in line:
-            end = line[: len(line) - len(line.lstrip())] + "}"
-        elif end and line.startswith(end):
-            end = ""
-        elif end and "ttg.convert_layout" in line:
-            count += 1
-    return count
+def count_loop_barriers(ptx: str) -> int:
+    """Places in a kernel's loops where all warps of a program wait for each other."""
+    lines = ptx.splitlines()
+    places: dict[str, int] = {}
+    found: set[int] = set()
+    for number, line in enumerate(lines):
+        if label := LABEL.match(line):
+            places[label[1]] = number
+        elif (branch := BRANCH.search(line)) and branch[1] in places:
+            loop = range(places[branch[1]], number)
+            found |= {place for place in loop if "bar.sync" in lines[place]}
+    return len(found)
 
 
 def read_resources(cubin: bytes) -> dict[str, int]:
@@ -116,7 +116,6 @@ def compile_variant(variant: Variant, architecture: int) -> dict[str, Any]:
     resources = read_resources(compiled.asm["cubin"])
     resources["shared_bytes"] = max(resources["shared_bytes"], compiled.metadata.shared)
     tiles = read_tiles(compiled.asm["ttgir"])
-    conversions = count_loop_conversions(compiled.asm["ttgir"])
     threads = 32 * variant.warps
     name = compiled.metadata.name
     return {
@@ -126,7 +125,7 @@ def compile_variant(variant: Variant, architecture: int) -> dict[str, Any]:
         "stores": stores,
         "tiles": tiles,
         "threads": threads,
-        "loop_conversions": conversions,
+        "loop_barriers": count_loop_barriers(compiled.asm["ptx"]),
         "fences": len(ORDERED.findall(compiled.asm["ptx"])),
         "quiet_maxima": len(QUIET.findall(compiled.asm["ptx"])),
     }

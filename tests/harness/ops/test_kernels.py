@@ -23,10 +23,11 @@ if (sys.platform, platform.machine()) != ("linux", "x86_64"):
 
 from harness.commands import InputError  # noqa: E402
 from harness.operation_counts import name_kind  # noqa: E402
+from harness.ops.batch_norm_launches import PROGRAMS_PER_MULTIPROCESSOR  # noqa: E402
 from harness.ops.kernels import Launch, divide_up, record_launches, round_up_to_power  # noqa: E402
 from tests.harness.ops.compilation import (  # noqa: E402
     ARCHITECTURES,
-    count_loop_conversions,
+    count_loop_barriers,
     read_accesses,
     read_tiles,
 )
@@ -39,6 +40,7 @@ from tests.harness.ops.kernel_variants import (  # noqa: E402
     list_variants,
 )
 
+REGISTERS = 65536  # of a multiprocessor
 MOST_REGISTERS = 128  # four programs of four warps on a multiprocessor, at least
 ALL_REGISTERS = 255  # two programs of four warps
 VARIANTS = list_variants()
@@ -77,9 +79,9 @@ def test_a_variant_fits_its_registers_and_moves_vectors(
     assert result["stack_bytes"] == result["local_bytes"] == 0, "registers are spilled"
     assert result["fences"] == 0, "an atomic waits for memory and empties L1"
     kernel = variant.kernel_name
-    # The bits of a mask are handed on, to move neighbouring bytes together.
-    bits = variant.constants.get("keep_mask", False) or variant.constants.get("take_mask", False)
-    assert result["loop_conversions"] <= bits, "warps wait for each other in a loop"
+    # Neighbouring bytes of a mask are brought together to be stored.
+    waits = 2 if variant.constants.get("keep_mask") else 0
+    assert result["loop_barriers"] <= waits, "warps wait for each other in a loop"
     most = ALL_REGISTERS if kernel in MANY_REGISTERS else MOST_REGISTERS
     assert result["registers"] <= most
     assert result["shared_bytes"] <= 48 * 1024  # the default of a program on every architecture
@@ -98,6 +100,17 @@ def test_exceptions_name_kernels_that_there_are() -> None:
     exceptions = (NARROW_LOADS, NARROW_STORES, MANY_REGISTERS, OLDEST_ARCHITECTURE)
     names = {variant.kernel_name for variant in VARIANTS}
     assert {name for table in exceptions for name in table} <= names
+
+
+def test_all_programs_of_a_first_pass_fit_at_once(compiled: Results) -> None:
+    names = ("statistics", "reduce", "reduce_pair", "reduce_pool")
+    first = [v for v in VARIANTS if v.kernel_name.endswith(tuple(f":{n}_kernel" for n in names))]
+    assert len({variant.kernel_name for variant in first}) == len(names)
+    for variant in first:
+        for architecture in ARCHITECTURES:
+            result = compiled[f"{variant.name}-sm{architecture}"]
+            registers = 8 * divide_up(result["registers"], 8) * result["threads"]
+            assert PROGRAMS_PER_MULTIPROCESSOR * registers <= REGISTERS, variant.name
 
 
 def test_accesses_are_read_off_the_text() -> None:
@@ -132,18 +145,21 @@ def test_tiles_are_read_off_the_text() -> None:
     assert read_tiles(narrow) == {"load": [4], "store": [8]}
 
 
-def test_conversions_are_counted_within_loops_alone() -> None:
+def test_barriers_are_counted_within_loops_alone() -> None:
     text = """
-    %a = ttg.convert_layout %b : tensor<4x8xf32, #blocked> -> tensor<4x8xf32, #blocked1> loc(#l)
-    %c = scf.for %d = %e to %f step %g iter_args(%h = %a) -> (tensor<4x8xf32>) : i32 {
-      scf.if %i {
-        %j = ttg.convert_layout %h : tensor<4x8xi1, #blocked1> -> tensor<4x8xi1, #blocked> loc(#l)
-      } loc(#l)
-      %k = ttg.convert_layout %h : tensor<4x8xi1, #blocked1> -> tensor<4x8xi1, #blocked> loc(#l)
-    } loc(#l)
-    %m = ttg.convert_layout %c : tensor<4x8xf32, #blocked1> -> tensor<4x8xf32, #blocked> loc(#l)
+    bar.sync \t0;
+    @%p1 bra \t$L__BB0_4;
+$L__BB0_2:                              // %.lr.ph
+    bar.sync \t0;
+    @%p2 bra \t$L__BB0_3;
+    bar.sync \t0;
+$L__BB0_3:
+    @%p3 bra \t$L__BB0_2;
+$L__BB0_4:
+    bar.sync \t0;
     """
-    assert count_loop_conversions(text) == 2
+    assert count_loop_barriers(text) == 2
+    assert count_loop_barriers(text.replace("@%p3 bra", "@%p3 bra.uni")) == 2
 
 
 def test_a_profile_can_tell_kernels_apart(compiled: Results) -> None:
