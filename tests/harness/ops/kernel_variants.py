@@ -53,7 +53,7 @@ TYPES = {
     torch.int32: "i32",
     torch.uint8: "u8",
     torch.int8: "i8",
-    torch.bool: "i1",
+    torch.bool: "u1",
     torch.float8_e4m3fn: "fp8e4nv",
     torch.float8_e5m2: "fp8e5",
 }
