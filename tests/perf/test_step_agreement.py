@@ -129,7 +129,7 @@ def judge() -> Callable[..., dict[tuple[str, str], dict[str, Any]]]:
 
     def judge(scale: float = 1.0, **found: float) -> dict[tuple[str, str], dict[str, Any]]:
         names = {"wide": WIDE, "graphs": GRAPHS, "eager": step_agreement.EAGER}
-        names["definitions"] = step_agreement.DEFINITIONS
+        names |= {"definitions": step_agreement.DEFINITIONS, "again": step_agreement.AGAIN}
         taken = {
             form: make_taken((1.0 if name == "wide" else scale) * found.get(name, 1.0), 1.0)
             for name, form in names.items()
@@ -143,17 +143,18 @@ def judge() -> Callable[..., dict[tuple[str, str], dict[str, Any]]]:
 
 
 def test_distances_are_held_against_the_definitions(judge: Any) -> None:
-    rows = judge(definitions=1.01, eager=1.019, graphs=1.021, wide=1.009)
+    rows = judge(definitions=1.01, eager=1.019, again=1.019, graphs=1.021, wide=1.009)
     assert rows["gradient", step_agreement.EAGER]["good"] and rows["gradient", WIDE]["good"]
     assert not rows["gradient", GRAPHS]["good"]
     assert rows["gradient", GRAPHS]["limit"] == pytest.approx(0.02, rel=1e-4)
     assert all(rows["change", form]["good"] for quantity, form in rows if quantity == "change")
 
 
-def test_a_graph_may_not_leave_its_own_step(judge: Any) -> None:
-    rows = judge(definitions=1.01, eager=0.99, graphs=1.011)
+@pytest.mark.parametrize(("again", "good"), [(1.0, False), (1.005, False), (1.01, True)])
+def test_a_graph_may_not_leave_its_own_step(judge: Any, again: float, good: bool) -> None:
+    rows = judge(definitions=1.5, again=again, graphs=1.02)
     assert rows["gradient", GRAPHS]["good"]
-    assert not rows["gradient", f"{GRAPHS}, from {step_agreement.EAGER}"]["good"]
+    assert rows["gradient", f"{GRAPHS}, from {step_agreement.EAGER}"]["good"] == good
 
 
 def test_a_loss_scale_is_no_distance_and_no_number_is_none(judge: Any) -> None:
