@@ -199,30 +199,6 @@ def load_window(gradient, taken, place, inside):
     return load_tile(gradient, place, inside, True), which
 
 
-@triton.jit
-def store_pixel(
-    x,
-    input_gradient,
-    place,
-    g,
-    inside,
-    center,
-    scale,
-    steepness,
-    constant,
-    channel,
-    channels,
-    block_rows: tl.constexpr,
-    block_channels: tl.constexpr,
-    masked: tl.constexpr,
-):
-    """Write x's gradient at a pixel of each row, from that of the normalised value."""
-    inside = spread_mask(inside, channel, channels, masked, block_rows, block_channels)
-    distance = load_tile(x, place, inside, True) - center
-    result = g * scale + (distance * steepness + constant)
-    tl.store(input_gradient + place, result.to(input_gradient.dtype.element_ty), inside)
-
-
 @named_kernel(do_not_specialize=SIZES)
 def input_gradient_pool_kernel(
     gradient,
@@ -277,30 +253,21 @@ def input_gradient_pool_kernel(
         image = window // out_width // out_height
         pixel = ((image * height + 2 * down) * width + 2 * right).to(tl.int64)
         place = pixel[:, None] * channels + channel[None, :]
-        total = tl.where(which == 4, g, 0.0)
-        store_pixel(
-            x, input_gradient, place, total, valid, center, scale, steepness, constant,
-            channel, channels, block_rows, block_channels, masked,
-        )  # fmt: skip
-        total = tl.where(which == 5, g, 0.0) + tl.where(which_beside == 3, g_beside, 0.0)
-        beside = valid & (2 * right + 1 < width)
-        store_pixel(
-            x, input_gradient, place + channels, total, beside,
-            center, scale, steepness, constant,
-            channel, channels, block_rows, block_channels, masked,
-        )  # fmt: skip
-        total = tl.where(which == 7, g, 0.0) + tl.where(which_below == 1, g_below, 0.0)
-        below = valid & (2 * down + 1 < height)
-        store_pixel(
-            x, input_gradient, place + width * channels, total, below,
-            center, scale, steepness, constant,
-            channel, channels, block_rows, block_channels, masked,
-        )  # fmt: skip
-        total = tl.where(which == 8, g, 0.0) + tl.where(which_beside == 6, g_beside, 0.0)
-        total += tl.where(which_below == 2, g_below, 0.0)
-        total += tl.where(which_last == 0, g_last, 0.0)
-        store_pixel(
-            x, input_gradient, place + (width + 1) * channels, total, beside & below,
-            center, scale, steepness, constant,
-            channel, channels, block_rows, block_channels, masked,
-        )  # fmt: skip
+        for a in tl.static_range(2):
+            for b in tl.static_range(2):
+                own = 4 + 3 * a + b
+                total = tl.where(which == own, g, 0.0)
+                there = valid
+                if b == 1:
+                    total += tl.where(which_beside == own - 2, g_beside, 0.0)
+                    there = there & (2 * right + 1 < width)
+                if a == 1:
+                    total += tl.where(which_below == own - 6, g_below, 0.0)
+                    there = there & (2 * down + 1 < height)
+                if a + b == 2:
+                    total += tl.where(which_last == own - 8, g_last, 0.0)
+                inside = spread_mask(there, channel, channels, masked, block_rows, block_channels)
+                at = place + (a * width + b) * channels
+                distance = load_tile(x, at, inside, True) - center
+                result = total * scale + (distance * steepness + constant)
+                tl.store(input_gradient + at, result.to(input_gradient.dtype.element_ty), inside)
