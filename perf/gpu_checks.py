@@ -1,7 +1,7 @@
 """All that only a GPU can tell, measured in one call, the most telling first.
 
 `python -m perf.gpu_checks FOLDER [--minutes N] [--only WORD ...] [--data DIR] [--list]` runs the
-commands of docs/performance.md, one after the other, each in a process of its own, on the first GPU
+commands of perf.gpu_check_list, one after the other, each in a process of its own, on the first GPU
 of this machine. FOLDER gets checks.json (every command's document, rewritten after each), checks.md
 (a table of them), checks.log (what they wrote to stderr), the configurations that were varied, and
 the profiles. Called again it goes on where it stopped; what failed is done again. Status 1: a check
@@ -10,182 +10,29 @@ failed, or there was no time for it.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from harness.commands import GOOD, NOT_GOOD, InputError, Parser, run_command
 from harness.files import write_atomically
+from harness.processes import adopt_orphans, run_tree
 from harness.progress import format_seconds
 from harness.provenance import hash_sources
 from harness.tuning_files import read_text, replace_values
+from perf.gpu_check_list import CHECKS, Check
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE_LIMIT_BYTES = 64 << 20
 LIMIT_SECONDS = 600.0  # of one check: the longest is expected to take a third
-GRACE_SECONDS = 5.0
 SOURCES = ("harness", "resnet", "bert", "perf")
-NO_GRAPHS = {("graphs", "step"): False, ("graphs", "evaluation"): False}
-
-
-@dataclass(frozen=True)
-class Check:
-    """One command and the question it answers.
-
-    arguments: behind `python -m`; {folder} stands for FOLDER and {data} for --data, without which
-    the check is left out. changes: values of the configuration that --config names, which a copy
-    then has.
-    """
-
-    name: str
-    question: str
-    arguments: tuple[str, ...]
-    changes: dict[tuple[str, str], Any] = field(default_factory=dict)
-
-    @property
-    def wants_data(self) -> bool:
-        """Whether it reads a data set."""
-        return any("{data}" in argument for argument in self.arguments)
-
-
-def _call(module: str, *options: str) -> tuple[str, ...]:
-    return (module, *options, "--json")
-
-
-def _probe(benchmark: str, system: str, *options: str, steps: int = 30) -> tuple[str, ...]:
-    config = f"{benchmark}/configs/{system}.toml"
-    options = ("probe", "--config", config, "--steps", str(steps), *options)
-    return _call(f"{benchmark}.train", *options)
-
-
-def _operations(*names: str, provider: str) -> dict[tuple[str, str], Any]:
-    return {("operations", name): provider for name in names}
-
-
-TWO_IN_ONE = ("batch_norm_batch_norm_add_relu", "batch_norm_relu_max_pool")
-FLOAT8 = ("linear", "query_key_value", "feed_forward")
-APEX = ("feed_forward", "layer_norm", "dropout_add_layer_norm")
-FP8_CONFIG = "bert/configs/h200_4x8_fp8.toml"
-
-# The most telling first: whatever ends the call, what it has found so far is worth most.
-CHECKS = (
-    Check(
-        "resnet agreement",
-        "does the step run, is it captured, and does it compute what its definitions do",
-        _call("perf.step_agreement", "--benchmark", "resnet"),
-    ),
-    Check(
-        "bert agreement",
-        "does the step run, is it captured, and does it compute what its definitions do",
-        _call("perf.step_agreement", "--benchmark", "bert"),
-    ),
-    Check("resnet 400", "rate at 400 images; 7,950 is to be beaten", _probe("resnet", "h200_1x1")),
-    Check("bert 96", "rate in bf16 at 96 sequences", _probe("bert", "h200_4x8")),
-    Check("resnet 100", "rate at 100 images", _probe("resnet", "h100_4x8")),
-    Check("resnet 204", "rate at 204 images", _probe("resnet", "h100_4x4")),
-    Check("bert 48", "rate in bf16 at 48 sequences", _probe("bert", "h100_4x4")),
-    Check("bert fp8", "rate with FP8 linears", _probe("bert", "h200_4x8_fp8")),
-    Check(
-        "bert fp8 agreement",
-        "how far FP8 is from fp32",
-        _call("perf.step_agreement", "--benchmark", "bert", "--config", FP8_CONFIG),
-    ),
-    Check(
-        "resnet profile",
-        "where the time goes",
-        _probe("resnet", "h200_1x1", "--profile", "{folder}/resnet_profile", steps=5),
-    ),
-    Check(
-        "bert profile",
-        "where the time goes",
-        _probe("bert", "h200_4x8", "--profile", "{folder}/bert_profile", steps=5),
-    ),
-    Check(
-        "resnet convolutions 400",
-        "the floor of any design",
-        _call("perf.resnet_convolutions"),
-    ),
-    Check(
-        "resnet providers 400",
-        "every provider beside its definition; 85 % of a copy's rate is wanted",
-        _call("perf.resnet_providers", "--turns", "5"),
-    ),
-    Check(
-        "bert providers",
-        "every provider beside its definition",
-        _call("perf.bert_providers", "--turns", "5"),
-    ),
-    Check(
-        "bert evaluation",
-        "evaluation's share of a run; under 2 % is wanted",
-        _call("perf.bert_evaluation", "--config", "bert/configs/h200_4x8.toml"),
-    ),
-    Check(
-        "resnet convolutions 100",
-        "the floor of any design",
-        _call("perf.resnet_convolutions", "--images", "100"),
-    ),
-    Check(
-        "resnet providers 100",
-        "every provider beside its definition",
-        _call("perf.resnet_providers", "--images", "100", "--turns", "5"),
-    ),
-    Check(
-        "resnet 100 eager", "what the graph saves", _probe("resnet", "h100_4x8"), dict(NO_GRAPHS)
-    ),
-    Check(
-        "resnet 400 separate",
-        "what two normalisations in one operation save",
-        _probe("resnet", "h200_1x1"),
-        _operations(*TWO_IN_ONE, provider="separate"),
-    ),
-    Check(
-        "bert 48 eager", "what the graph saves", _probe("bert", "h100_4x4"), dict(NO_GRAPHS)
-    ),
-    Check(
-        "bert fp8 current",
-        "FP8 scaled by each tensor's own largest number",
-        _probe("bert", "h200_4x8_fp8"),
-        _operations(*FLOAT8, provider="scaled_mm"),
-    ),
-    Check(
-        "bert te",
-        "attention by Transformer Engine",
-        _probe("bert", "h200_4x8"),
-        _operations("varlen_attention", provider="te"),
-    ),
-    Check(
-        "bert flash_attn",
-        "attention by flash-attn",
-        _probe("bert", "h200_4x8"),
-        _operations("varlen_attention", provider="flash_attn")
-        | _operations("query_key_value", provider="fused"),
-    ),
-    Check(
-        "bert apex",
-        "apex in place of our own kernels",
-        _probe("bert", "h200_4x8"),
-        _operations(*APEX, provider="apex"),
-    ),
-    Check(
-        "resnet input",
-        "images a second of the input, decoded images kept",
-        _call(
-            "resnet.data", "throughput", "--data", "{data}", "--gpu", "0",
-            "--config", "resnet/configs/h100_4x8.toml",
-        ),
-    ),
-)  # fmt: skip
+# Its output alone is read; what it says beside goes to the end of a file, the first argument.
+SPLIT = ("sh", "-c", 'exec 2>>"$0"; exec "$@"')
 
 
 def fill_in(check: Check, folder: Path, data: Path | None) -> list[str]:
@@ -206,45 +53,21 @@ def fill_in(check: Check, folder: Path, data: Path | None) -> list[str]:
     return arguments
 
 
-def run_check(arguments: Sequence[str], log: IO[str], limit_seconds: float) -> dict[str, Any]:
+def run_check(arguments: Sequence[str], log: Path, limit_seconds: float) -> dict[str, Any]:
     """Run one command; {"status", "seconds", "document"} or, where there is none, "fault".
 
-    What it leaves running is ended, on an interrupt too. log: open file that takes its stderr.
+    What it leaves running is ended, on an interrupt too. log: the file that its stderr is added to.
     """
-    command = [sys.executable, "-m", *arguments]
-    log.write(f"\n$ {' '.join(['python', *command[1:]])}\n")
-    log.flush()
-    start = time.monotonic()
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-        start_new_session=True,
-    )
-    fault, output = None, ""
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(f"\n$ python -m {' '.join(arguments)}\n")
+    start, output = time.monotonic(), list[str]()
+    command = [*SPLIT, str(log), sys.executable, "-m", *arguments]
+    end = run_tree(command, output.append, limit_seconds, ROOT)
+    found: dict[str, Any] = {"status": end.status, "seconds": round(time.monotonic() - start, 1)}
     try:
-        output, _ = process.communicate(timeout=limit_seconds)
-    except subprocess.TimeoutExpired:
-        fault = f"ended after {format_seconds(limit_seconds)}"
-    finally:
-        for end in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, end)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_SECONDS)
-    found: dict[str, Any] = {
-        "status": process.returncode,
-        "seconds": round(time.monotonic() - start, 1),
-    }
-    try:
-        found["document"] = json.loads(output)
+        found["document"] = json.loads("\n".join(output))
     except ValueError:
-        found["fault"] = fault or f"status {process.returncode} and no document: see checks.log"
-    if "document" in found and fault is not None:
-        found["fault"] = fault
+        found["fault"] = f"it {end.how} and gave no document: see checks.log"
     return found
 
 
@@ -339,9 +162,7 @@ def write_record(folder: Path, checks: Sequence[Check], record: dict[str, Any]) 
     for check in checks:
         found = record["checks"].get(check.name)
         seconds = "" if found is None else f"{found['seconds']:.0f}"
-        changes = ", ".join(f"{key} = {json.dumps(to)}" for (_, key), to in check.changes.items())
-        command = f"`python -m {' '.join(check.arguments)}`" + (f", {changes}" if changes else "")
-        cells = (check.name, check.question, summarize(found), seconds, command)
+        cells = (check.name, check.question, summarize(found), seconds, f"`{check.describe()}`")
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     with write_atomically(folder / "checks.md") as file:
         file.write("\n".join(lines) + "\n")
@@ -373,7 +194,7 @@ def main(arguments: Sequence[str], checks: Sequence[Check] = CHECKS) -> int:
     chosen = choose(checks, options.only, options.data)
     if options.list:
         for check in chosen:
-            print(f"{check.name:24} python -m {' '.join(check.arguments)}")
+            print(f"{check.name:24} {check.describe()}")
         return GOOD
     if options.folder is None:
         raise InputError("name the folder that the figures go to")
@@ -386,19 +207,19 @@ def main(arguments: Sequence[str], checks: Sequence[Check] = CHECKS) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     record = read_record(folder / "checks.json", describe_machine())
     sources = hash_sources(ROOT, SOURCES)
-    with open(folder / "checks.log", "a", encoding="utf-8") as log:
-        for number, check in enumerate(chosen, 1):
-            if is_good(record["checks"].get(check.name)):
-                continue
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            print(f"[{number}/{len(chosen)}] {check.name}: {check.question}", file=sys.stderr)
-            filled = fill_in(check, folder, options.data)
-            found = run_check(filled, log, min(LIMIT_SECONDS, left))
-            record["checks"][check.name] = {**found, "source_sha256": sources}
-            write_record(folder, checks, record)
-            print(f"    {summarize(found)} ({format_seconds(found['seconds'])})", file=sys.stderr)
+    adopt_orphans()
+    for number, check in enumerate(chosen, 1):
+        if is_good(record["checks"].get(check.name)):
+            continue
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        print(f"[{number}/{len(chosen)}] {check.name}: {check.question}", file=sys.stderr)
+        filled = fill_in(check, folder, options.data)
+        found = run_check(filled, folder / "checks.log", min(LIMIT_SECONDS, left))
+        record["checks"][check.name] = {**found, "source_sha256": sources}
+        write_record(folder, checks, record)
+        print(f"    {summarize(found)} ({format_seconds(found['seconds'])})", file=sys.stderr)
     write_record(folder, checks, record)
     for check in chosen:
         print(f"{check.name:24} {summarize(record['checks'].get(check.name))}")

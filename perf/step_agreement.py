@@ -36,6 +36,7 @@ from harness.commands import GOOD, NOT_GOOD, Parser, run_command
 from harness.config import load_config
 from harness.graphs import release_graphs
 from harness.ops.table import FLOAT8_PROVIDERS
+from harness.parameters import Pool
 from harness.progress import Progress
 from harness.throughput import choose_device, describe_device
 from perf.comparison import check_positive
@@ -79,12 +80,12 @@ class Taken:
     change: dict[str, Tensor]
 
 
-def copy_to_host(step: Step, buffer: str) -> dict[str, Tensor]:
-    """What a buffer of the pools, "gradients" or "master", holds of each tensor, in fp32."""
+def copy_to_host(step: Step, buffer: Callable[[Pool], Tensor]) -> dict[str, Tensor]:
+    """What a buffer of the pools, whole on this rank, holds of each tensor, in fp32."""
     names = {id(parameter): name for name, parameter in step.model.named_parameters()}
     found = {}
     for pool in step.parameters.pools:
-        flat = getattr(pool, buffer).detach().to("cpu", torch.float32, copy=True)
+        flat = buffer(pool).detach().to("cpu", torch.float32, copy=True)
         for placed in pool.placed:
             found[names[id(placed.parameter)]] = flat[placed.start : placed.stop]
     return found
@@ -92,12 +93,12 @@ def copy_to_host(step: Step, buffer: str) -> dict[str, Tensor]:
 
 def take_updates(step: Step, run: Callable[[], None], updates: int) -> Taken:
     """Take the updates and note what they did."""
-    before = copy_to_host(step, "master")
+    before = copy_to_host(step, lambda pool: pool.master)
     run()
-    gradient = copy_to_host(step, "gradients")
+    gradient = copy_to_host(step, lambda pool: pool.gradients)
     for _ in range(updates - 1):
         run()
-    after = copy_to_host(step, "master")
+    after = copy_to_host(step, lambda pool: pool.master)
     return Taken(gradient, {name: after[name] - before[name] for name in before})
 
 
