@@ -19,6 +19,8 @@ from harness.campaign import main as run_campaign
 from harness.config import load_config
 from harness.launch import BENCHMARKS
 from harness.ops.table import resolve_operations
+from harness.prediction_convergence import find_group
+from harness.prediction_published import Hyperparameters
 from harness.schedules import (
     PolynomialWarmup,
     bert_learning_rate,
@@ -292,3 +294,27 @@ def test_hyperparameters_name_their_source(file: Path):
     text = file.read_text(encoding="utf-8")
     assert re.search(r"rcps_(resnet|bert)\.json", text)
     assert "training_results_v" in text
+
+
+@named(BERT_FULL)
+def test_bert_states_the_published_runs_of_its_own_hyperparameters(file: Path):
+    """Not those of all runs at the batch: decay and steps alone move the mean by 15 %."""
+    config = load_config(file, BertConfig)
+    stated = config.optimizer
+    group = find_group(
+        Hyperparameters(
+            config.batch.global_batch_size,
+            stated.base_learning_rate,
+            stated.training_steps,
+            stated.warmup_steps,
+            stated.start_warmup_step,
+            stated.weight_decay,
+            stated.beta_1,
+            stated.beta_2,
+        )
+    )
+    assert group is not None
+    head = file.read_text(encoding="utf-8").split("\n[")[0].replace("\n# ", " ")
+    figures = f"{group.converged_runs} published runs converged at a mean of "
+    figures += f"{group.mean_samples:,.0f} samples, {group.failed_runs} failed"
+    assert figures in head
