@@ -75,7 +75,7 @@ class TrainingStep:
     """The model with its optimizer; `run` takes the micro-batches of one step.
 
     As in the reference each rank takes the mean over its own masked tokens and its own
-    sequences, and ranks and micro-batches are averaged with equal weight (bert.md section 7).
+    sequences, and ranks and micro-batches are averaged with equal weight.
     learning_rates: one for each update of the run. rank: of this process, where the optimizer is
     sharded. counts: (3,) int64, correct and all masked tokens and all sequences that `evaluate`
     has counted since they were set to 0. static_batches: what the graphs read, once captured.

@@ -42,7 +42,7 @@ RESNET_REACHED_AT_NEXT = 11 / 12
 # converged half of that earlier.
 REFERENCE_GRANULARITY_SAMPLES = 25_000
 # How much the sets of one group of hyperparameters differ beyond what the scatter of their runs
-# explains, relative: 23 groups of two and more published sets, 105 degrees of freedom.
+# explains, relative: 22 groups of two and more published sets, 105 degrees of freedom.
 SETS_DEVIATION = 0.010
 
 

@@ -22,7 +22,7 @@ from harness.optimizers.flat_lamb import FlatLAMB, LambOperations
 from harness.parameters import FlatParameters, Placed, Pool
 
 CHUNK_ELEMENTS = 2048 * 32  # apex's share of one program
-# What bert.md's reference asks for, in the words of apex.
+# What the reference of BERT does, in the words of apex.
 BIAS_CORRECTION = GRADIENT_AVERAGING = DECOUPLED_DECAY = 1
 ADAPTS_WITHOUT_DECAY = False
 
