@@ -16,8 +16,8 @@ from harness.commands import InputError
 SIZE_LIMIT_BYTES = 1 << 20
 # What one step costs beside its samples, counted in samples: per_step_seconds / per_sample_seconds.
 # The fits to published rows give 17 to 23 images and 9 to 19 sequences, more on A100 of 40 GB
-# (docs/prediction_validation.md); zero is the limit of a perfect step, twice the largest that of one
-# without CUDA graphs.
+# (docs/prediction_validation.md); zero is the limit of a perfect step, twice the largest that of
+# one without CUDA graphs.
 OVERHEAD_SAMPLES = {"resnet": 22.0, "bert": 10.0}
 OVERHEAD_SAMPLES_RANGE = {"resnet": (0.0, 46.0), "bert": (0.0, 38.0)}
 
