@@ -23,6 +23,7 @@ def evaluate(
     over ranks. The model is left in training mode. Raises InputError if the weights are not
     finite, RuntimeError if not exactly those samples and masked tokens came.
     """
+    step.gather_weights()
     check_finite(step.parameters)
     step.counts.zero_()
     step.model.eval()

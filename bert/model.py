@@ -258,13 +258,21 @@ class BertForPretraining(nn.Module):
             for parameter in (module.weight, module.bias)
         ]
 
+    def stages(self) -> list[nn.Module]:
+        """The modules that hold all parameters between them, in the order forward calls them."""
+        parts = [part for layer in self.encoder for part in (layer.attention, layer.feed_forward)]
+        return [self.embeddings, *parts, self.pooler, self.masked_lm, self.next_sentence]
+
     def parameter_runs(self) -> list[list[nn.Parameter]]:
         """All parameters in the order of the forward pass, in runs that lie together in memory.
 
         The weights of query, key and value are one run and their biases another, so that one
-        matrix product can read all three; every other parameter is a run of its own.
+        matrix product can read all three. The three embedding tables are one, since their gradients
+        come last and at once: what comes before them is not kept waiting. Every other parameter is
+        a run of its own.
         """
-        joined = {}
+        tables = [module.weight for module in self.modules() if isinstance(module, Table)]
+        joined = {id(tables[0]): tables}
         for module in self.modules():
             if isinstance(module, Attention):
                 projections = (module.query, module.key, module.value)

@@ -21,6 +21,7 @@ from harness.optimizers.groups import compute_norm
 from harness.parameters import FlatParameters
 from harness.process_group import wait_for_device
 from harness.warmup import preserve_state
+from harness.weight_gathering import WeightGathering
 
 FIRST, LAST = 1, 2  # bits of a micro-batch's kind
 Fetch = Callable[[Sequence[StaticBatch]], Batch]
@@ -114,6 +115,7 @@ class TrainingStep:
         )
         self.clips_before = optimizer.gradient_clip == "before_reduce"
         self.reduction = GradientReduction(self.parameters, world_size, not self.clips_before)
+        self.gathering = WeightGathering(self.parameters, self.model.stages())
         self.optimizer = self.operations.lamb(
             self.parameters,
             learning_rates,
@@ -145,6 +147,12 @@ class TrainingStep:
             else:
                 replayable()
         self._has_history = True
+
+    def gather_weights(self) -> None:
+        """Bring the last update's weights to all ranks, before anything but a step reads them."""
+        if self._graphs:  # no collective is called while a replay with others is under way
+            wait_for_device(self.device)
+        self.gathering.gather()
 
     def evaluate(self, batch: Batch) -> None:
         """Add a batch's correct predictions, masked tokens and sequences to `counts`."""
@@ -238,9 +246,12 @@ class TrainingStep:
 
     def backward(self, batch: Batch, first: bool = True, last: bool = True) -> None:
         """Make the gradients of a micro-batch, as a step's first or last."""
+        if first:
+            self.gathering.begin()
         self.reduction.begin(first, last)
         with follow_histories(self._has_history):
             output = self.model(batch)
+        self.gathering.finish()
         loss = pretraining_loss(
             output, batch.masked_ids, batch.next_sentence_labels, self.operations
         )[0]

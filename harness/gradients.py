@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.collectives import all_gather, reduce_scatter
+from harness.collectives import reduce_scatter
 from harness.parameters import Bucket, FlatParameters, Pool, flatten_dense
 
 
@@ -105,15 +105,3 @@ def broadcast_model(model: torch.nn.Module, world_size: int) -> None:
     if world_size > 1:
         for tensor in [*model.parameters(), *model.buffers()]:
             dist.broadcast(tensor.detach(), 0)
-
-
-def gather_weights(pool: Pool) -> None:
-    """Bring every rank's updated share of a sharded pool to all ranks."""
-    works = []
-    for bucket in pool.buckets:
-        whole = pool.weights[bucket.start : bucket.stop]
-        mine = pool.owned_weights[pool.owned_place(bucket)]
-        works.append(all_gather(whole, mine, async_op=True))
-    for work in works:
-        if work is not None:
-            work.wait()

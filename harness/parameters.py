@@ -223,7 +223,13 @@ class FlatParameters:
                 self.pools.append(Pool(some, chosen, kind, bucket_megabytes, place, parts))
 
     def weights(self) -> list[Tensor]:
-        """Every pool's weights as the model sees them, and the masters that are not the same."""
-        tensors = [pool.weights for pool in self.pools]
-        masters = [pool.master for pool in self.pools if pool.master is not pool.weights]
-        return tensors + masters
+        """Every pool's weights as the model sees them, and what an update writes beside them.
+
+        That is the masters, and where a pool is sharded this rank's share in the model's type.
+        """
+        tensors = [
+            tensor
+            for pool in self.pools
+            for tensor in (pool.weights, pool.owned_weights, pool.master)
+        ]
+        return list({id(tensor): tensor for tensor in tensors}.values())

@@ -132,27 +132,36 @@ def read_settings(system: System, benchmark: str) -> Settings:
         samples_per_point=float(images) if benchmark == "resnet" else 1.0,
         evaluation_samples=evaluation_samples,
         gradient_bytes=size,
-        last_bucket_share=_find_last_share(table, size),
         grid=Grid(grid),
+        **_find_shares(table, size, form),
     )
     group = _read_hyperparameters(optimizer, global_batch) if benchmark == "bert" else None
     return Settings(stated.config, job, local, group, form)
 
 
-def _find_last_share(table: _Table, size_bytes: float) -> float:
-    """Of what an all-reduce moves, the share that is sent when the backward pass has ended.
+def _find_shares(table: _Table, size_bytes: float, form: str) -> dict[str, float]:
+    """What of the exchange no pass can hide, and what of it travels during the forward pass.
 
-    The last bucket; with a sharded optimizer, whose weights come back after the update, half of
-    all and the last bucket of the other half; all where gradients are clipped before.
+    The last gradients are sent when the backward pass has ended: a bucket, for BERT that of the
+    embedding tables, which a table above a bucket's size makes larger; all where gradients are
+    clipped before. With a sharded optimizer half of what an all-reduce moves brings updated weights
+    back, the same bucket first.
     """
     communication = table.section("communication")
-    bucket = communication.number("bucket_megabytes") * (1 << 20)
-    last = min(1.0, bucket / size_bytes)
-    if table.section("optimizer").table.get("gradient_clip") == "before_reduce":
-        return 1.0
-    if communication.table.get("sharded_optimizer") is True:
-        return 0.5 + 0.5 * last
-    return last
+    edge = communication.number("bucket_megabytes") * (1 << 20)
+    model = table.section("model")
+    if "vocabulary_size" in model.table:
+        rows = model.count("vocabulary_size") + model.count("positions") + model.count("segments")
+        tables = rows * model.count("hidden_size") * GRADIENT_BYTES_PER_PARAMETER[form]
+        edge = max(edge, float(tables))
+    share = min(1.0, edge / size_bytes)
+    clipped_before = table.section("optimizer").table.get("gradient_clip") == "before_reduce"
+    sharded = communication.table.get("sharded_optimizer") is True
+    return {
+        "last_bucket_share": 1.0 if clipped_before else share,
+        "gathered_share": 0.5 if sharded else 0.0,
+        "first_bucket_share": share if sharded else 0.0,
+    }
 
 
 def _read_hyperparameters(optimizer: _Table, global_batch: int) -> Hyperparameters:

@@ -41,12 +41,13 @@ def compute_all_reduce_seconds(
     return inside + 2 * (nodes - 1) / nodes * size_bytes / between_rate
 
 
-def compute_exposed_seconds(all_reduce: float, last_bucket_share: float, window: float) -> float:
-    """Seconds of an all-reduce that a step waits for.
+def compute_exposed_seconds(exchange: float, outside_share: float, window: float) -> float:
+    """Seconds of an exchange that a step waits for.
 
-    last_bucket_share: of the bytes, what can only start when the backward pass ends (1: nothing
-    overlaps); window: seconds of backward pass that the other buckets can hide in.
+    outside_share: of the bytes, what cannot travel beside computation (1: nothing overlaps): the
+    bucket that is sent when the backward pass has ended, or that the forward pass needs to begin;
+    window: seconds of that pass, which the other buckets can hide in.
     """
-    last = last_bucket_share * all_reduce
-    waited: float = last + np.maximum(0.0, all_reduce - last - window)
+    outside = outside_share * exchange
+    waited: float = outside + np.maximum(0.0, exchange - outside - window)
     return waited

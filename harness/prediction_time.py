@@ -39,7 +39,9 @@ class Job:
 
     samples_per_point: training samples in one unit of the grid (images of an epoch; 1 where the
     grid counts samples). last_bucket_share: of the gradient bytes, what is sent after the backward
-    pass; 1 where nothing overlaps.
+    pass; 1 where nothing overlaps. gathered_share: of what an all-reduce moves, what brings updated
+    weights to all ranks during the forward pass (a sharded optimizer's half); first_bucket_share:
+    of that, what the forward pass needs to begin.
     """
 
     benchmark: str
@@ -51,6 +53,8 @@ class Job:
     gradient_bytes: float
     last_bucket_share: float
     grid: Grid
+    gathered_share: float = 0.0
+    first_bucket_share: float = 0.0
 
     @property
     def ranks(self) -> int:
@@ -67,7 +71,7 @@ class Job:
 class Machine:
     """How fast one rank and what joins them are.
 
-    hidden_share: of the part of an all-reduce that could hide behind the backward pass, what does.
+    hidden_share: of the part of an all-reduce that could hide behind computation, what does.
     evaluation_per_second: samples one rank evaluates a second. input_per_second: samples that one
     rank's input pipeline delivers a second; None: never waited for.
     """
@@ -122,8 +126,11 @@ def compute_update_seconds(job: Job, machine: Machine) -> Terms:
     all_reduce = compute_all_reduce_seconds(
         job.gradient_bytes, job.nodes, job.ranks_per_node, machine.network
     )
-    window = BACKWARD_SHARE * (samples + steps)
-    overlapped = compute_exposed_seconds(all_reduce, job.last_bucket_share, window)
+    gathered = job.gathered_share * all_reduce
+    backward = BACKWARD_SHARE * (samples + steps)
+    forward = samples + steps - backward
+    overlapped = compute_exposed_seconds(all_reduce - gathered, job.last_bucket_share, backward)
+    overlapped += compute_exposed_seconds(gathered, job.first_bucket_share, forward)
     exposed = overlapped + (1 - machine.hidden_share) * (all_reduce - overlapped)
     return Terms(samples, steps, waiting, exposed, 0.0, 0.0, 0.0)
 

@@ -9,7 +9,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from harness.gradients import gather_weights
 from harness.optimizers.device_schedule import DeviceSchedule
 from harness.optimizers.groups import compute_norm
 from harness.parameters import FlatParameters, Pool
@@ -27,9 +26,10 @@ class FlatLAMB:
     """The equation of harness.optimizers.LAMB over a model's pools; `update` applies one update.
 
     Where a pool is sharded, every rank updates its share: the squared norms of gradient, weights
-    and updates are added up over the ranks, and the new weights are gathered. learning_rates: of
-    every update, from the first; gradient_scale: what the pools' gradients are scaled by;
-    max_gradient_norm None: they were clipped before. An update whose gradient is not finite
+    and updates are added up over the ranks, and harness.weight_gathering brings the new weights to
+    all ranks when they are needed. learning_rates: of every update, from the first;
+    gradient_scale: what the pools' gradients are scaled by; max_gradient_norm None: they were
+    clipped before. An update whose gradient is not finite
     changes no weight and no moment, does not count as an update of the schedule, and is counted in
     `overflows`, (1,) int64. Nothing in `update` waits for the device, so it can be captured in a
     graph.
@@ -97,8 +97,6 @@ class FlatLAMB:
                 pool.master, means, squares, _model_copy(pool), pool.chunk_tensors, pool.adapted,
                 some, overflow, learning_rate, corrections, self.eps, self.weight_decay,
             )  # fmt: skip
-            if pool.sharded:
-                gather_weights(pool)
 
     def state(self) -> list[Tensor]:
         """Every tensor that an update changes beside the weights."""

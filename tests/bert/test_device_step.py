@@ -187,6 +187,9 @@ def test_a_sharded_step_sends_what_nccl_takes(rank: int, monkeypatch: pytest.Mon
     assert sharded.sharded and not whole.sharded
     names = [name for name, _ in nccl.sent]
     assert names.count("reduce_scatter") == names.count("all_gather") == 2 * len(sharded.buckets)
+    # Updated weights come back while the next step's forward pass runs.
+    first = names.index("reduce_scatter")
+    assert names[:first] == ["all_gather"] * len(sharded.buckets)
     # The normalisations' gradients, the squared norm of the gradient, and those of the tensors.
     assert names.count("all_reduce") == 2 * (len(whole.buckets) + 2)
 

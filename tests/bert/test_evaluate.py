@@ -15,11 +15,12 @@ from torch import nn
 from bert.config import Config
 from bert.data import EvaluationInput
 from bert.evaluate import evaluate
-from bert.model import Batch, Output
+from bert.model import Batch, BertForPretraining, Operations, Output
 from bert.shards import ShardSet, read_manifest
 from bert.step import TrainingStep
 from harness.commands import InputError
 from harness.config import load_config
+from harness.ops.table import resolve_operations
 from tests.harness.test_gradients import flatten, fork_ranks, launch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,12 +132,12 @@ def make_step(rank: int = 0, world_size: int = 1) -> TrainingStep:
     """The demonstration's model with clear answers, some of them right: full stops."""
     config: Config = load_config(ROOT / "bert" / "configs" / "demo.toml", Config)
     torch.manual_seed(6)
-    step = TrainingStep(config, CPU, rank, world_size, None, [0.1])
+    model = BertForPretraining(config.model, resolve_operations(Operations, config.operations))
     with torch.no_grad():
-        for parameter in step.model.adapted_parameters():
+        for parameter in model.adapted_parameters():
             parameter.mul_(8.0)
-        step.model.masked_lm.output_bias[FULL_STOP] = 5.0
-    return step
+        model.masked_lm.output_bias[FULL_STOP] = 5.0
+    return TrainingStep(config, CPU, rank, world_size, model.state_dict(), [0.1])
 
 
 def run_rank(rank: int) -> dict[str, np.ndarray]:

@@ -19,10 +19,13 @@ from bert.step import TrainingStep
 from harness.config import load_config
 from harness.graphs import Replayable
 from harness.optimizers import LAMB
-from harness.parameters import CHUNK, flatten_dense
+from harness.parameters import CHUNK, FlatParameters, flatten_dense
 from harness.precision import Precision
+from harness.warmup import preserve_state
+from harness.weight_gathering import WeightGathering
 from tests.harness.host_waits import HostWaits, let_device_hang
 from tests.harness.test_gradients import flatten, fork_ranks, gradients_in, launch
+from tests.harness.test_weight_gathering import SlowGathers
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -88,7 +91,18 @@ def run_rank(rank: int) -> dict[str, np.ndarray]:
             step.run(give(config, [4 * number + 2 * part + rank for part in range(2)]))
             if name != "sharded":
                 found[f"{name} gradient {number}"] = find_gradient(step)
+            step.gather_weights()
             found[f"{name} weights {number}"] = flatten(list(step.model.parameters()))
+    short = make_config(2, precision=Precision("bf16", 1.0), sharded=True)
+    for name in ("fresh", "warmed"):
+        step = make_step(short, rank, WORLD_SIZE)
+        if name == "warmed":
+            with preserve_state(step.state(), CPU):
+                step.run(give(short, [4, 5]))
+        for numbers in ([rank, 2 + rank], [2 + rank, rank]):
+            step.run(give(short, numbers))
+        step.gather_weights()
+        found[name] = flatten([parameter.float() for parameter in step.model.parameters()])
     return found
 
 
@@ -113,6 +127,39 @@ def test_ranks_and_micro_batches_count_alike(seen: list[dict[str, np.ndarray]], 
             ours = found[f"{name} weights {number}"]
             assert np.abs(ours - weights).max() < 1e-3
             assert np.array_equal(ours, seen[0][f"{name} weights {number}"])
+
+
+def test_warm_up_leaves_no_trace_in_shared_out_weights(seen: list[dict[str, np.ndarray]]) -> None:
+    """A step begins by sending each rank's share of the weights, which warm-up has changed, too."""
+    start = flatten([p.float() for p in make_step(make_config()).model.parameters()])
+    for found in seen:
+        assert np.array_equal(found["fresh"], found["warmed"])
+        assert np.array_equal(found["fresh"], seen[0]["fresh"])
+        assert np.abs(found["fresh"] - start).max() > RATE
+
+
+@pytest.mark.parametrize("bucket_megabytes", [0.01, 0.1])
+def test_every_layer_waits_for_its_own_weights(
+    bucket_megabytes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of later layers are under way meanwhile; the last matrix is the first table."""
+    model = make_step(make_config()).model
+    batch = make_batch(make_config(), 1)
+    wanted = model(batch)
+    norms, adapted = model.normalisation_parameters(), model.adapted_parameters()
+    runs = model.parameter_runs()
+    parameters = FlatParameters(model, runs, norms, adapted, torch.float32, bucket_megabytes, 0, 2)
+    gathering = WeightGathering(parameters, model.stages())
+    slow = SlowGathers(parameters, monkeypatch)
+    under_way: list[int] = []
+    for stage in model.stages():
+        stage.register_forward_pre_hook(lambda *_: under_way.append(len(slow.left)))
+    gathering.begin()
+    found = model(batch)
+    assert all(map(torch.equal, found, wanted))
+    assert len(under_way) == len(model.stages()) and under_way[-1] == 0
+    assert under_way == sorted(under_way, reverse=True) and under_way[0] >= len(slow.begun) - 2
+    assert len(set(under_way)) > 3
 
 
 def test_clipping_before_the_reduce_clips_each_ranks_own_gradient(

@@ -20,8 +20,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from harness.collectives import REDUCE_SCATTER
-from harness.gradients import GradientReduction, broadcast_model, gather_weights
+from harness.gradients import GradientReduction, broadcast_model
 from harness.parameters import FlatParameters
+from harness.weight_gathering import WeightGathering
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -187,7 +188,7 @@ def run_sharded(rank: int) -> dict[str, np.ndarray]:
         (loss / WORLD_SIZE).backward()
         reduction.finish()
     pool.owned_weights.copy_(pool.owned_gradients)
-    gather_weights(pool)
+    WeightGathering(parameters, [model]).gather()
     places = {id(placed.parameter): placed for placed in pool.placed}
     gathered = [places[id(parameter)] for parameter in model.parameters()]
     return {

@@ -362,9 +362,11 @@ def test_the_models_have_their_true_sizes():
     assert resnet.job.gradient_bytes == 2 * (25_557_032 + 64 * 49)
     assert bert.job.gradient_bytes == 2 * 336_226_108
     assert resnet.job.last_bucket_share == pytest.approx(10 * (1 << 20) / resnet.job.gradient_bytes)
-    # Sharded: half of it brings the updated weights back, which nothing can hide.
-    last = 50 * (1 << 20) / bert.job.gradient_bytes
-    assert bert.job.last_bucket_share == pytest.approx(0.5 + 0.5 * last)
+    # The embedding tables; sharded: half of the exchange brings them and all others back.
+    tables = 2 * (30_522 + 512 + 2) * 1024 / bert.job.gradient_bytes
+    assert bert.job.last_bucket_share == pytest.approx(tables)
+    assert (bert.job.gathered_share, resnet.job.gathered_share) == (0.5, 0.0)
+    assert bert.job.first_bucket_share == pytest.approx(tables)
     assert resnet.job.grid.points == tuple(float(e) for e in range(3, 40, 4))
     assert bert.job.grid.points[-1] == 3_150_000
     assert (resnet.local_samples, bert.local_samples) == (102, 96)

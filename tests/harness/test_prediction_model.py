@@ -71,6 +71,17 @@ def test_what_does_not_fit_behind_the_backward_pass_is_waited_for(
     assert compute_exposed_seconds(1.0, share, window) == pytest.approx(exposed)
 
 
+def test_gathered_weights_hide_behind_the_forward_pass():
+    slow = replace(MACHINE, network=Network(25.0))  # 0.048 s an all-reduce, 0.012 s a step
+    sharded = replace(JOB, gathered_share=0.5, first_bucket_share=0.25)
+    half = compute_all_reduce_seconds(100e6, 4, 8, MACHINE.network) / 2
+    found = compute_update_seconds(sharded, MACHINE).all_reduce
+    assert found == pytest.approx(0.25 * half + 0.25 * half)
+    half = compute_all_reduce_seconds(100e6, 4, 8, slow.network) / 2
+    found = compute_update_seconds(sharded, slow).all_reduce
+    assert found == pytest.approx((half - 0.008) + (half - 0.004))  # each pass full
+
+
 def test_a_run_is_the_sum_of_its_terms():
     terms = compute_run_seconds(JOB, MACHINE, 7.0)
     updates = 7 * 1_280_000 / 3200

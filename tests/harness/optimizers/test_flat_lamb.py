@@ -14,6 +14,7 @@ from harness.ops.table import TABLE, resolve
 from harness.optimizers import LAMB
 from harness.optimizers.flat_lamb import FlatLAMB
 from harness.parameters import FlatParameters
+from harness.weight_gathering import WeightGathering
 from tests.harness.optimizers.flat_model import (
     ADAPTED,
     SHAPES,
@@ -160,15 +161,17 @@ def run_rank(rank: int) -> dict[str, np.ndarray]:
     bag = Bag(draw(SHAPES, 5))
     parameters = flatten_bag(bag, ADAPTED, torch.bfloat16, rank=rank, shards=world_size)
     optimizer = make(parameters, RATES)
-    sharded = parameters.pools[0]
+    sharded, gathering = parameters.pools[0], WeightGathering(parameters, [bag])
     for step in range(len(RATES)):
         put_gradients(parameters, bag, draw_gradients(step, 0.5))
         optimizer.update()
+    gathering.gather()
     weights = flatten([value.float() for value in bag.values])
     if rank == world_size - 1:  # only this rank's part of the last bucket is not finite
         sharded.owned_gradients[-1] = torch.inf
     optimizer.schedule.number.zero_()
     optimizer.update()
+    gathering.gather()
     return {
         "weights": weights,
         "after overflow": flatten([value.float() for value in bag.values]),
