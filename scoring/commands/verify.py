@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "package", metavar="PKG", type=read_path, help="a folder, .tar, .tar.gz or .zip"
     )
-    names = ", ".join(list_profiles())
-    parser.add_argument("--rfp", default=PROFILE, metavar="NAME", help=f"{names} ({PROFILE})")
+    names = f"{', '.join(list_profiles())}, or a TOML file ({PROFILE})"
+    parser.add_argument("--rfp", default=PROFILE, metavar="NAME", help=names)
     parser.add_argument("--ruleset", default="4.0.0", help="of mlperf-logging (4.0.0)")
     parser.add_argument(
         "--image-manifest", type=read_path, metavar="FILE", help="manifest.json of a rebuilt image"

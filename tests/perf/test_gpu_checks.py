@@ -87,7 +87,7 @@ def test_a_check_is_a_command_of_the_page_with_a_configuration_that_may_be(
 def test_the_list_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--list", "--only", "resnet 1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line[:24].strip() for line in lines] == ["resnet 100", "resnet 100 eager"]
+    assert [line[:24].strip() for line in lines] == ["resnet 102", "resnet 102 eager"]
 
 
 # -- running it --------------------------------------------------------------------------------
