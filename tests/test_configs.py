@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,18 @@ BERT_RCP_MEAN_SAMPLES = {768: 2_443_934, 1536: 2_514_763, 3072: 2_656_421}
 
 def named(files: list[Path]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("file", files, ids=[file.stem for file in files])
+
+
+@named([file for file in BERT if file.stem.endswith("_fp8")])
+def test_in_fp8_only_the_encoders_products_differ(file: Path):
+    float8, short = (
+        load_config(file, BertConfig),
+        load_config(file.with_stem(file.stem.removesuffix("_fp8")), BertConfig),
+    )
+    products = {"linear", "query_key_value", "feed_forward"}
+    changed = {name for name, one in float8.operations.items() if one != short.operations[name]}
+    assert changed == products and {float8.operations[name] for name in products} == {"delayed"}
+    assert replace(float8, operations=short.operations) == short
 
 
 def test_what_the_request_needs_is_there():
