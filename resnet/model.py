@@ -101,7 +101,7 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     """ResNet v1.5 of bottlenecks; 25,557,032 parameters in 161 tensors at ResNet-50's sizes.
 
-    Module names are those of the run log's weights_initialization lines. The weights are
+    `weight_names` gives the names of the run log's weights_initialization lines. The weights are
     initialised from torch's generator; built under torch.device("meta") they are shapes alone.
     """
 

@@ -17,6 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("harness", "resnet", "bert", "scoring", "demo", "perf")
+WITH_DOCUMENTS = (*PACKAGES, "systems", "container", "tests")
 # Folders that hold no sources of ours.
 NOT_OURS = {".git", ".venv", "data", "results", "__pycache__", ".ruff_cache", ".mypy_cache"}
 NOT_OURS |= {".pytest_cache", ".hypothesis"}
@@ -26,11 +27,13 @@ COMMAND = re.compile(r"python -m ([A-Za-z_][\w.]*)((?:[ ]+[^\s`|;#&\\]+)*)")
 SCRIPT = re.compile(r"(?<![\w./])\./([\w./-]*\w)((?:[ ]+[^\s`|;#&\\]+)*)")
 REFERENCE = re.compile(r"`([\w./-]+\.py)(::?)(\w+)`")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+HEADING_LINK = re.compile(r"\]\(([^)#\s:]*)#([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
 def list_documents() -> list[Path]:
     places = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
-    places += [path for package in PACKAGES for path in (ROOT / package).rglob("*.md")]
+    places += [path for folder in WITH_DOCUMENTS for path in (ROOT / folder).rglob("*.md")]
     return sorted(path for path in places if path.is_file())
 
 
@@ -89,6 +92,24 @@ def find_missing_paths(text: str, folder: Path) -> list[str]:
     return missing
 
 
+def find_missing_headings(text: str, document: Path) -> list[str]:
+    """Links to a heading, of this document or of another, that is not there."""
+    missing = []
+    for target, anchor in HEADING_LINK.findall(text):
+        path = document.parent / target if target else document
+        there = text if path == document else ""
+        if not there and path.is_file():
+            there = path.read_text(encoding="utf-8")
+        if anchor not in {make_anchor(heading) for heading in HEADING.findall(there)}:
+            missing.append(f"{target}#{anchor}")
+    return missing
+
+
+def make_anchor(heading: str) -> str:
+    """What a heading is linked by, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
 def find_missing_references(text: str) -> list[str]:
     """`file.py:function` and `file.py::test` that do not exist."""
     missing = []
@@ -138,6 +159,11 @@ def split_arguments(rest: str) -> tuple[str, tuple[str, ...]]:
 def test_every_path_named_is_there(document: Path):
     missing = find_missing_paths(document.read_text(encoding="utf-8"), document.parent)
     assert not missing
+
+
+@each_document()
+def test_every_heading_linked_is_there(document: Path):
+    assert not find_missing_headings(document.read_text(encoding="utf-8"), document)
 
 
 @each_document()
@@ -269,6 +295,12 @@ def test_every_module_opens_with_what_it_is_for():
 def test_a_missing_path_is_found():
     text = "`harness/nothing.py`, `docs/rules.md`, `nothing.toml`, `mlcommons/training`, [x](no.md)"
     assert find_missing_paths(text, ROOT) == ["harness/nothing.py", "nothing.toml", "no.md"]
+
+
+def test_a_missing_heading_is_found():
+    text = "## `One`, two\n[a](#one-two) [b](#three) [c](README.md#two-commands) [d](no.md#x)"
+    found = find_missing_headings(text, ROOT / "other.md")
+    assert found == ["#three", "no.md#x"]
 
 
 def test_a_missing_reference_is_found():
