@@ -192,9 +192,15 @@ def _write_convergence(verdict: Verdict) -> Iterator[tuple[str, str]]:
         yield f"  convergence: {'passes' if soon.would_pass else 'FAILS, too fast'} {figures}", ""
         return
     outcome = "would pass" if soon.would_pass else "WOULD FAIL, too fast,"
-    percent = min(99, max(1, round(100 * soon.chance)))
-    chance = f"about {percent} % likely to pass with {verdict.result.runs_needed}"
+    chance = f"{_write_chance(soon.chance)} likely to pass with {verdict.result.runs_needed}"
     yield f"  convergence so far: {outcome} with these runs alone {figures}; {chance}", ""
+
+
+def _write_chance(chance: float) -> str:
+    percent = round(100 * chance)
+    if percent < 1:
+        return "less than 1 %"
+    return "more than 99 %" if percent > 99 else f"about {percent} %"
 
 
 def _write_under_way(under_way: RunUnderWay) -> tuple[str, str]:

@@ -153,9 +153,25 @@ def test_three_runs_that_converge_too_fast_are_told(stage):
     deviation = 197_392.48 * math.sqrt(7 / 30)
     below = (soon.mean - soon.minimum) / deviation
     assert soon.chance == pytest.approx((1 + math.erf(below / math.sqrt(2))) / 2, rel=1e-4)
-    assert "about 1 % likely to pass with 10" in state
+    assert "less than 1 % likely to pass with 10" in state
     # Not yet a finding: seven more runs may still mend it.
     assert all(finding.rule != "rcp" for finding in look.new_findings)
+
+
+@pytest.mark.parametrize(
+    ("chance", "words"),
+    [
+        (0.0, "less than 1 %"),
+        (0.0049, "less than 1 %"),
+        (0.0065, "about 1 %"),
+        (0.5, "about 50 %"),
+        (0.994, "about 99 %"),
+        (0.996, "more than 99 %"),
+        (1.0, "more than 99 %"),
+    ],
+)
+def test_no_chance_is_told_as_a_small_one(chance, words):
+    assert watch._write_chance(chance) == words
 
 
 def test_the_demonstration_has_no_convergence_test(demonstration, tmp_path):
