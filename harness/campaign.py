@@ -26,7 +26,7 @@ from harness.commands import (
     describe_os_error,
     run_command,
 )
-from harness.config_command import check_configurations
+from harness.config_command import check_configurations, list_undeliverable
 from harness.containers import check_folders, find_image_fault
 from harness.files import write_atomically
 from harness.launch import BENCHMARKS, ROOT, SYSTEMS, compose_command, compose_tool
@@ -69,6 +69,12 @@ def main(arguments: Sequence[str]) -> int:
         return GOOD
     benchmarks = list(BENCHMARKS) if options.benchmark == "all" else [options.benchmark]
     check_configurations(file, benchmarks)
+    for config in list_undeliverable(system, benchmarks):
+        print(
+            f"note: {file}: {config} is none of the kit's sources: no package can be made of this "
+            "campaign; copy it to resnet/configs or bert/configs and name it there",
+            file=sys.stderr,
+        )
     results = Results(options.results.absolute() / system.name)
     if options.dry_run:
         return print_commands(system, file, benchmarks, results, options.runs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from harness.batch import Batch, Graphs
@@ -68,3 +68,16 @@ def check_configurations(file: Path, benchmarks: Sequence[str]) -> None:
     for benchmark in benchmarks:
         if fault := find_configuration_fault(file, benchmark):
             raise InputError(fault)
+
+
+def list_undeliverable(system: System, benchmarks: Sequence[str]) -> list[str]:
+    """Name the configurations that stand outside of the sources whose hash each log carries.
+
+    A package delivers the sources alone, so none can be made of a campaign with these.
+    """
+    configs = {name: PurePosixPath(system.benchmarks.named(name).config) for name in benchmarks}
+    return [
+        str(config)
+        for name, config in configs.items()
+        if config.parts[0] != name or ".." in config.parts
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from harness.launch import compose_probe
 from harness.predict import count, count_cores, positive
 from harness.progress import format_seconds
 from harness.systems import System, find_system_file, load_system
-from harness.tuning_files import read_text, replace_values, write_tuned
+from harness.tuning_files import change_system, read_text, replace_values, write_tuned
 from harness.tuning_knobs import (
     Key,
     Knob,
@@ -191,7 +192,8 @@ def main(arguments: Sequence[str]) -> int:
     ranks = choose_ranks(system, options.ranks)
     budget = Budget(60 * options.budget)
     tuning = Tuning(system, ranks, budget, options)
-    for name, file in tuning.files.items():  # before any time is spent
+    change_system(system_file, tuning.files)  # before any time is spent
+    for name, file in tuning.files.items():
         keys = [key for knob in tuning.knobs[name] for key in knob.keys]
         present = [value for knob in tuning.knobs[name] for value in knob.present]
         replace_values(file, tuning.texts[name], dict(zip(keys, present, strict=True)))
@@ -221,6 +223,7 @@ def _search(tuning: Tuning, record: Record, system: System) -> Search:
         system=system.name,
         demonstration=system.campaign.profile == "demo",
         ranks=tuning.ranks.count,
+        all_ranks=system.nodes.world_size,
         device=" and ".join(devices),
         level=tuning.options.level,
         tests=count_tests([decision.knob for decision in decisions]),
@@ -243,6 +246,14 @@ def _write(output: Path, system_file: Path, tuning: Tuning, search: Search) -> i
     print(f"wrote {output / 'report.html'} and {target}", file=sys.stderr)
     if not changed:
         print("nothing is changed by it: no value was shown to be faster", file=sys.stderr)
+    else:
+        folders = (*tuning.files, "systems")
+        words = shlex.join(["cp", "-r", *(str(output / name) for name in folders), "."])
+        print(
+            f"to run with it, in the kit's folder: {words} && "
+            f"./run_and_time.sh --system {target.stem}",
+            file=sys.stderr,
+        )
     tried = [d for d in search.decisions if d.knob.candidates]
     measured = any(one.rates for d in tried for one in (d.present, *d.candidates))
     if tried and not measured:

@@ -118,9 +118,14 @@ class Record:
         names = [*self.origin, *(name for name in origin if name not in self.origin)]
         changed = [name for name in names if origin.get(name) != self.origin.get(name)]
         if changed:
+            onward = (
+                " (a search across ranks goes on from what was kept on one node, if it gets the "
+                "tuned system's name)"
+            )
             raise InputError(
                 f"{self.folder} holds trials that differ in: {', '.join(changed)}: they are not "
                 "comparable, so name a new folder with --output"
+                f"{onward if '--knobs' in changed else ''}"
             )
         self.trials = trials
 
@@ -155,7 +160,7 @@ class Record:
             writer = csv.writer(file, lineterminator="\n")
             steps = (f"step_seconds_{key}" for key in STEP_KEYS)
             writer.writerow([*BASE_COLUMNS, "samples_per_second", *steps, "seconds", "message"])
-            for number, one in enumerate(self.trials):
+            for number, one in enumerate(self.trials, 1):
                 found = one.measured
                 writer.writerow(
                     [number, *one.key, found.status, found.samples_per_second,

@@ -27,11 +27,13 @@ NUMBERS = frozenset({3, 4, 5, 6})
 
 @dataclass(frozen=True)
 class Search:
-    """A finished search. most_trials: what it would have made with time enough."""
+    """A finished search. ranks: probed at once on this machine; all_ranks: the system's, which
+    measure what shows across ranks; most_trials: what it would have made with time enough."""
 
     system: str
     demonstration: bool
     ranks: int
+    all_ranks: int
     device: str
     level: float
     tests: int
@@ -93,9 +95,15 @@ def write_text(search: Search) -> Iterator[str]:
 
 def _describe_tests(search: Search) -> str:
     made = len(search.record.trials)
+    across = {one.knob.kind == "exchange" for one in search.decisions if one.knob.candidates}
+    words = {
+        False: f"{search.ranks} rank(s) of this machine",
+        True: f"all {search.all_ranks} ranks",
+    }
+    ranks = " or ".join(words[kind] for kind in sorted(across or {False}))
     return (
-        f"{made} trials of at most {search.most_trials}, each of {search.ranks} "
-        f"rank(s) at once on {search.device or 'this machine'}; rates are the slowest rank's. A "
+        f"{made} trials of at most {search.most_trials}, each of {ranks} at once "
+        f"on {search.device or 'this machine'}; rates are the slowest rank's. A "
         f"change is kept where chance would show it in fewer than {search.level:g} of searches: "
         f"{search.level:g} / {search.tests} for each of {search.tests} tests"
     )
@@ -108,6 +116,7 @@ def describe(search: Search) -> dict[str, Any]:
         "system": search.system,
         "demonstration": search.demonstration,
         "ranks_at_once": search.ranks,
+        "all_ranks": search.all_ranks,
         "device": search.device,
         "level": search.level,
         "tests": search.tests,
@@ -210,7 +219,7 @@ def _list_series(search: Search, decision: Decision, ran: list[Outcome]) -> list
     for place, one in enumerate(ran):
         settings = decision.knob.describe(one.values)
         points, names = [], []
-        for number, trial in enumerate(search.record.trials):
+        for number, trial in enumerate(search.record.trials, 1):
             mine = (trial.benchmark, trial.knob, trial.settings)
             found = search.record.weigh(trial)
             if mine != (decision.knob.benchmark, decision.knob.name, settings):

@@ -11,7 +11,7 @@ import pytest
 
 from harness.campaign import main as run_campaign
 from harness.commands import InputError
-from harness.config_command import ROOT, find_configuration_fault
+from harness.config_command import ROOT, find_configuration_fault, list_undeliverable
 from harness.launch import BENCHMARKS, SYSTEMS
 from harness.launch import main as launch
 from harness.preflight import check_configuration
@@ -92,6 +92,18 @@ def test_a_campaign_looks_at_what_it_was_asked_for(
     file = name_changed(tmp_path, "bert", "beta_1 = ", "beta1 = ")
     assert run_campaign(["--system", str(file), "--benchmark", "resnet", "--dry-run"]) == 0
     assert "resnet.train run" in capsys.readouterr().out
+
+
+def test_a_configuration_that_no_package_could_deliver_is_told_before_the_campaign(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = name_changed(tmp_path, "bert", "dropout = 0.1", "dropout = 0.1")
+    assert run_campaign(["--system", str(file), "--dry-run", "--results", str(tmp_path)]) == 0
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/bert.toml is none of the kit's sources: no package can" in said
+    assert "resnet/configs/demo.toml is none" not in said
+    assert list_undeliverable(load_system(file), ["bert"]) == [f"{tmp_path}/bert.toml"]
+    assert list_undeliverable(load_system(SYSTEMS / "demo.toml"), BENCHMARKS) == []
 
 
 def test_preflight_says_it(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -156,22 +157,39 @@ def test_what_is_really_faster_is_kept_and_all_else_stays(bench: Bench, capsys: 
     assert verdicts["prefetch_batches 1"] == "slower"
     assert verdicts["threads 2"] == verdicts["prefetch_batches 3"] == "no gain seen"
 
-    before, after = bench.folder / "bert.toml", bench.output / "configs" / "bert.toml"
+    after = bench.output / "bert" / "configs" / "demo-tuned.toml"
+    before = bench.folder / "bert.toml"
     old, new = before.read_text("utf-8"), after.read_text("utf-8")
     expected = old.replace("local_batch_size = 16", "local_batch_size = 8", 1)
     expected = expected.replace("accumulation_steps = 1", "accumulation_steps = 2")
     assert new == expected
     config = load_config(after, BertConfig)
     assert config.batch.check_world_size(4) is None
-    unchanged = bench.output / "configs" / "resnet.toml"
+    unchanged = bench.output / "resnet" / "configs" / "demo-tuned.toml"
     assert unchanged.read_bytes() == (bench.folder / "resnet.toml").read_bytes()
     load_config(unchanged, ResnetConfig)
 
-    system = load_system(bench.output / "systems" / "demo.toml")
-    assert system.benchmarks.bert.config == str(after)
+    system = load_system(bench.output / "systems" / "demo-tuned.toml")
+    assert system.benchmarks.bert.config == "bert/configs/demo-tuned.toml"
     assert sorted(f.name for f in bench.output.iterdir()) == [
-        ".lock", "configs", "report.html", "systems", "tried.csv", "tried.json"
+        ".lock", "bert", "report.html", "resnet", "systems", "tried.csv", "tried.json"
     ]  # fmt: skip
+
+
+def test_a_tuned_system_is_copied_into_the_kit_by_the_command_that_is_printed(
+    bench: Bench, capsys: Any
+):
+    bench.rates = {"bert 8 2": 150.0}
+    assert bench.tune("--benchmark", "bert") == 0
+    (line,) = (one for one in capsys.readouterr().err.splitlines() if "to run with it" in one)
+    copy, run = line.partition(": ")[2].split(" && ")
+    kit = bench.folder / "kit"
+    (kit / "systems").mkdir(parents=True)
+    subprocess.run(copy, shell=True, check=True, cwd=kit)
+    system = load_system(kit / "systems" / "demo-tuned.toml")
+    assert (kit / system.benchmarks.bert.config).is_file()
+    assert system.benchmarks.resnet.config == str(bench.folder / "resnet.toml"), "not searched"
+    assert run == "./run_and_time.sh --system demo-tuned"
 
 
 def test_what_shows_across_ranks_is_measured_by_the_systems_launcher(bench: Bench, capsys: Any):
@@ -189,8 +207,9 @@ def test_what_shows_across_ranks_is_measured_by_the_systems_launcher(bench: Benc
         "sharded_optimizer false": "slower",
     }
     old = (bench.folder / "bert.toml").read_text("utf-8")
-    new = (bench.output / "configs" / "bert.toml").read_text("utf-8")
+    new = (bench.output / "bert" / "configs" / "demo-tuned.toml").read_text("utf-8")
     assert new == old.replace("bucket_megabytes = 1", "bucket_megabytes = 4")
+    assert "each of all 4 ranks at once" in (bench.output / "report.html").read_text("utf-8")
 
 
 def test_all_knobs_are_searched_where_one_machine_is_all_there_is(bench: Bench, capsys: Any):
@@ -254,6 +273,7 @@ def test_the_record_holds_every_trial(bench: Bench):
     with open(bench.output / "tried.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["settings"] for row in rows] == [trial["settings"] for trial in trials]
+    assert [int(row["number"]) for row in rows] == list(range(1, len(trials) + 1))
     found = trials[1]["measured"]
     assert float(rows[1]["step_seconds_p90"]) == pytest.approx(1.1 * 16 / 100, rel=0.02)
     assert found["samples_per_second"] == pytest.approx(100, rel=0.02)
@@ -337,6 +357,12 @@ def test_trials_of_another_origin_are_refused(
     assert (bench.output / "tried.json").read_bytes() == before
 
 
+def test_a_search_across_ranks_in_the_folder_of_a_nodes_is_told_where_to_go_on(bench: Bench):
+    bench.tune("--benchmark", "bert")
+    with pytest.raises(InputError, match=r"--knobs: .* if it gets the tuned system's name"):
+        bench.tune("--benchmark", "bert", knobs="ranks")
+
+
 def test_a_failed_probe_is_recorded_and_not_fatal(bench: Bench, capsys: Any):
     bench.rates = {
         "bert 8 2": "torch.OutOfMemoryError: CUDA out of memory \x1b[1m",
@@ -359,7 +385,9 @@ def test_where_the_present_configuration_runs_out_of_memory_one_that_runs_is_kep
     assert verdicts["local_batch_size 8, gradient_accumulation_steps 2"] == "kept"
     # How much was gained nobody knows.
     assert "<b>replaced</b>" in (bench.output / "report.html").read_text("utf-8")
-    assert "local_batch_size = 8" in (bench.output / "configs" / "bert.toml").read_text("utf-8")
+    assert "local_batch_size = 8" in (
+        bench.output / "bert" / "configs" / "demo-tuned.toml"
+    ).read_text("utf-8")
 
 
 def test_a_probe_that_refuses_to_start_ends_the_search_of_its_knob(bench: Bench, capsys: Any):
@@ -380,7 +408,7 @@ def test_the_budget_is_kept_and_a_probe_that_hangs_is_ended(bench: Bench, capsys
     verdicts = list_verdicts(capsys)
     assert verdicts["local_batch_size 4, gradient_accumulation_steps 4"] == "not tried"
     assert "<b>not tried</b>" in (bench.output / "report.html").read_text("utf-8")
-    old, new = bench.folder / "bert.toml", bench.output / "configs" / "bert.toml"
+    old, new = bench.folder / "bert.toml", bench.output / "bert" / "configs" / "demo-tuned.toml"
     assert new.read_bytes() == old.read_bytes()
 
 
@@ -444,7 +472,7 @@ def test_the_table_says_that_it_is_a_demonstration(bench: Bench, capsys: Any):
     assert said.out.startswith("DEMONSTRATION")
     assert re.search(r"resnet +input threads +threads 1 +\d +100\.\d images/s", said.out)
     assert re.search(r"trial 3 of at most 36: .* trials a minute, at most .* left", said.err)
-    assert "nothing is changed" in said.err
+    assert "nothing is changed" in said.err and "to run with it" not in said.err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from harness.commands import InputError
 from harness.config import load_config
 from harness.ops.table import TABLE
 from harness.systems import load_system
-from harness.tuning_files import read_text, replace_values, tomllib, write_tuned
+from harness.tuning_files import name_tuned, read_text, replace_values, tomllib, write_tuned
 from harness.tuning_knobs import LEFT_ALONE, RULES, Key, Place, Value, list_knobs, propose_buckets
 from resnet.config import Config as ResnetConfig
 
@@ -169,12 +169,20 @@ def test_the_tuned_system_file_loads_and_names_the_tuned_files(system_file: Path
         name: (ROOT / system.benchmarks.named(name).config, {}) for name in KINDS
     }
     found = load_system(write_tuned(tmp_path, system_file, tuned))
-    assert found.name == system.name
+    assert found.name == f"{system.name}-tuned"
     for name in KINDS:
-        target = Path(found.benchmarks.named(name).config)
-        assert target.read_bytes() == tuned[name][0].read_bytes()
-    named = dataclasses.replace(found, benchmarks=system.benchmarks)
+        config = found.benchmarks.named(name).config
+        assert config == f"{name}/configs/{found.name}.toml"
+        assert (tmp_path / config).read_bytes() == tuned[name][0].read_bytes()
+    named = dataclasses.replace(found, name=system.name, benchmarks=system.benchmarks)
     assert named == system, "nothing else has changed"
+
+
+def test_a_system_that_is_tuned_again_gets_a_name_of_its_own():
+    names = ["mine", "mine-tuned", "mine-tuned-2"]
+    assert [name_tuned(name) for name in names] == [*names[1:], "mine-tuned-3"]
+    with pytest.raises(InputError, match="too long a name"):
+        name_tuned("x" * 60)
 
 
 def test_a_file_that_is_none_is_named(tmp_path: Path):
