@@ -295,7 +295,9 @@ def test_bert_trains_past_the_reference_convergence_point(file: Path):
 @named(BERT_FULL)
 def test_bert_evaluation_batches_leave_no_small_rest(file: Path):
     config = load_config(file, BertConfig)
-    ranks = config.batch.global_batch_size // config.batch.local_batch_size
+    batch = config.batch
+    per_rank = batch.local_batch_size * batch.gradient_accumulation_steps
+    ranks = batch.global_batch_size // per_rank
     samples = -(-10_000 // ranks)
     batches = -(-samples // config.evaluation.local_batch_size)
     assert batches * config.evaluation.local_batch_size - samples < batches
