@@ -1,7 +1,7 @@
 """Scoring's command line: `python -m scoring COMMAND ...`, the commands being those of
 `scoring/commands`.
 
-Exit statuses: 0 valid; 1 not valid; 2 wrong usage or unreadable input.
+Exit statuses: 0 valid; 1 not valid; 2 wrong usage or unreadable input; 130 interrupted.
 """
 
 from __future__ import annotations
