@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 CHUNK = 256
+LAST_PART = 8  # of a bucket's size, the most that is sent when the backward pass has ended
 BYTES_PER_MEGABYTE = 1 << 20
 Numbers = npt.NDArray[np.int32]
 
@@ -144,11 +145,16 @@ def _lay_out(
     """Place the tensors of every run one after the other, and cut buckets between runs.
 
     A bucket ends with the run that fills it, or before one that would fill a bucket by itself: what
-    is ready is not kept waiting for a large tensor. It is filled up to a multiple of `unit`.
+    is ready is not kept waiting for a large tensor. The last one, which is sent when nothing is
+    left to hide it, takes no more than 1 / LAST_PART of a bucket, unless its one run is larger.
+    Each is filled up to a multiple of `unit`.
     """
     buckets: list[Bucket] = []
     placed: list[Placed] = []
     start = position = 0
+    sizes = [sum(parameter.numel() for parameter in run) for run in runs]
+    behind = [sum(sizes[number:]) for number in range(len(runs))]  # of each run and all after it
+    last = next((n for n, size in enumerate(behind) if size * LAST_PART <= bucket_elements), None)
 
     def close() -> int:
         stop = start + -(-(position - start) // unit) * unit
@@ -156,7 +162,7 @@ def _lay_out(
         return stop
 
     for number, run in enumerate(runs):
-        if placed and sum(parameter.numel() for parameter in run) >= bucket_elements:
+        if placed and (number == last or sizes[number] >= bucket_elements):
             start = position = close()
             placed = []
         for parameter in run:

@@ -29,6 +29,7 @@ EVALUATION_SAMPLES = {"resnet": 50_000, "bert": 10_000}
 RESNET_PERIOD_EPOCHS = 4
 # harness/gradients.py sums gradients in the format of the model's matrices, nearly all there is.
 GRADIENT_BYTES_PER_PARAMETER = {"fp32": 4, "bf16": 2, "fp16": 2}
+LAST_PART = 8  # of a bucket, what is sent last: harness/parameters.py, which imports torch
 
 
 @dataclass(frozen=True)
@@ -142,13 +143,13 @@ def read_settings(system: System, benchmark: str) -> Settings:
 def _find_shares(table: _Table, size_bytes: float, form: str) -> dict[str, float]:
     """What of the exchange no pass can hide, and what of it travels during the forward pass.
 
-    The last gradients are sent when the backward pass has ended: a bucket, for BERT that of the
-    embedding tables, which a table above a bucket's size makes larger; all where gradients are
-    clipped before. With a sharded optimizer half of what an all-reduce moves brings updated weights
-    back, the same bucket first.
+    The last gradients are sent when the backward pass has ended: a small part of a bucket's size,
+    for BERT the embedding tables; all where gradients are clipped before. With a sharded optimizer
+    half of what an all-reduce moves brings updated weights back, and the forward pass needs the
+    same bucket to begin.
     """
     communication = table.section("communication")
-    edge = communication.number("bucket_megabytes") * (1 << 20)
+    edge = communication.number("bucket_megabytes") * (1 << 20) / LAST_PART
     model = table.section("model")
     if "vocabulary_size" in model.table:
         rows = model.count("vocabulary_size") + model.count("positions") + model.count("segments")
