@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.commands import GOOD, Parser, run_command
+from harness.config_command import check_configurations
 from harness.files import write_atomically
-from harness.launch import ROOT
+from harness.launch import BENCHMARKS, ROOT
 from harness.prediction_configuration import read_settings
 from harness.prediction_forecast import Forecast, forecast
 from harness.prediction_inputs import Inputs
@@ -30,15 +31,14 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["validate"]:
         return write_validation(_parse_validation(arguments[1:]))
     options = parse(arguments)
-    system = load_system(find_system_file(options.system, ROOT / "systems"))
-    forecasts = {
-        name: predict_benchmark(system, name, options)
-        for name in ("resnet", "bert")
-        if is_asked(options, name)
-    }
+    file = find_system_file(options.system, ROOT / "systems")
+    system = load_system(file)
+    asked = [name for name in BENCHMARKS if is_asked(options, name)]
+    check_configurations(file, asked)
+    forecasts = {name: predict_benchmark(system, name, options) for name in asked}
     if options.report is not None:
-        with write_atomically(options.report) as file:
-            file.write(write_page(system, forecasts))
+        with write_atomically(options.report) as page:
+            page.write(write_page(system, forecasts))
         print(f"wrote {options.report}", file=sys.stderr)
     if options.json:
         print(json.dumps(describe(system, forecasts), indent=1, allow_nan=False))

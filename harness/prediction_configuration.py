@@ -96,7 +96,8 @@ class _Table:
 def read_settings(system: System, benchmark: str) -> Settings:
     """Read the configuration that a system file names for a benchmark.
 
-    Raises InputError for a missing file or key, or batch sizes that do not fit the ranks.
+    That the ranks can use it was checked before (harness/config_command.py). Raises InputError for
+    a value that no prediction can be made with.
     """
     stated = system.benchmarks.named(benchmark)
     path = resolve(stated.config)
@@ -104,25 +105,17 @@ def read_settings(system: System, benchmark: str) -> Settings:
     batch, evaluation = table.section("batch"), table.section("evaluation")
     global_batch = batch.count("global_batch_size")
     local = batch.count("local_batch_size") * batch.count("gradient_accumulation_steps")
-    ranks = system.nodes.world_size
-    if local * ranks != global_batch:
-        raise InputError(
-            f"{path}: [batch] {local} samples a rank x {ranks} ranks = {local * ranks}, but "
-            f"global_batch_size is {global_batch}: name the system that the file was written for"
-        )
     optimizer = table.section("optimizer")
     images, evaluation_samples = count_samples(system, benchmark)
     if benchmark == "resnet":
         last = optimizer.count("decay_epochs")
-        grid = _list_epochs(evaluation.count("first_epoch"), last, path)
+        grid = _list_epochs(evaluation.count("first_epoch"), last)
         parameters = count_resnet_parameters(table.section("model"))
     else:
         last = optimizer.count("training_steps") * global_batch
         interval = evaluation.count("interval_samples")
         grid = tuple(float(n * interval) for n in range(1, last // interval + 1))
         parameters = count_bert_parameters(table.section("model"))
-    if not grid:
-        raise InputError(f"{path}: [evaluation] the schedule ends before its first evaluation")
     form = table.section("precision").choice("format", GRADIENT_BYTES_PER_PARAMETER)
     size = float(parameters * GRADIENT_BYTES_PER_PARAMETER[form])
     job = Job(
@@ -183,9 +176,7 @@ def resolve(path: str) -> Path:
     return ROOT / path
 
 
-def _list_epochs(first: int, decay_epochs: int, path: Path) -> tuple[float, ...]:
-    if first > RESNET_PERIOD_EPOCHS:
-        raise InputError(f"{path}: [evaluation] 'first_epoch' must be 1 to 4, is {first}")
+def _list_epochs(first: int, decay_epochs: int) -> tuple[float, ...]:
     epochs = [float(first)]
     while epochs[-1] < decay_epochs:
         epochs.append(epochs[-1] + RESNET_PERIOD_EPOCHS)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.commands import GOOD, NOT_GOOD, Parser, run_command
+from harness.config_command import check_configurations
 from harness.files import write_atomically
 from harness.launch import compose_probe
 from harness.predict import count, count_cores, positive
@@ -60,9 +61,10 @@ FIRST_STEPS, LEAST_STEPS, MOST_STEPS = 5, 5, 2000
 class Tuning:
     """One search: its files, what was tried, and what is chosen so far."""
 
-    def __init__(self, system: System, ranks: Ranks, budget: Budget, options: Any) -> None:
+    def __init__(
+        self, system: System, names: Sequence[str], ranks: Ranks, budget: Budget, options: Any
+    ) -> None:
         self.system, self.ranks, self.budget, self.options = system, ranks, budget, options
-        names = BENCHMARKS if options.benchmark == "all" else (options.benchmark,)
         self.files = {n: ROOT / system.benchmarks.named(n).config for n in names}
         texts = {name: read_text(file) for name, file in self.files.items()}
         self.texts = {name: text for name, (text, _) in texts.items()}
@@ -190,8 +192,10 @@ def main(arguments: Sequence[str]) -> int:
     system = load_system(system_file)
     output: Path = options.output or ROOT / "results" / "tune" / system.name
     ranks = choose_ranks(system, options.ranks)
+    names = BENCHMARKS if options.benchmark == "all" else (options.benchmark,)
+    check_configurations(system_file, names)
     budget = Budget(60 * options.budget)
-    tuning = Tuning(system, ranks, budget, options)
+    tuning = Tuning(system, names, ranks, budget, options)
     change_system(system_file, tuning.files)  # before any time is spent
     for name, file in tuning.files.items():
         keys = [key for knob in tuning.knobs[name] for key in knob.keys]

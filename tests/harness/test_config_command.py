@@ -14,8 +14,10 @@ from harness.commands import InputError
 from harness.config_command import ROOT, find_configuration_fault, list_undeliverable
 from harness.launch import BENCHMARKS, SYSTEMS
 from harness.launch import main as launch
+from harness.predict import main as predict
 from harness.preflight import check_configuration
 from harness.systems import load_system
+from harness.tune import main as tune
 
 FAULTS = [
     ("resnet", "momentum =", "momentun =", "[optimizer] unknown key 'momentun'"),
@@ -84,6 +86,18 @@ def test_nothing_is_started_or_made(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="unknown key 'beta1'"):
             launch(["--system", str(file), "--benchmark", "bert", "--log", str(log), *more])
     assert not results.exists() and not log.exists()
+
+
+def test_nothing_is_predicted_or_tuned(tmp_path: Path) -> None:
+    file = name_changed(tmp_path, "bert", 'lamb = "torch"', 'lamb = "tritn"')
+    output, report = tmp_path / "tune", tmp_path / "report.html"
+    with pytest.raises(InputError, match="'tritn' is no provider"):
+        tune(["--system", str(file), "--budget", "1", "--output", str(output)])
+    rates = ["--images-per-second", "500", "--sequences-per-second", "100"]
+    with pytest.raises(InputError, match="'tritn' is no provider"):
+        predict(["--system", str(file), *rates, "--report", str(report)])
+    assert not output.exists() and not report.exists()
+    assert predict(["--system", str(file), *rates[:2]]) == 0  # which asks nothing of BERT
 
 
 def test_a_campaign_looks_at_what_it_was_asked_for(

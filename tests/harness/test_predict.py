@@ -301,16 +301,17 @@ def test_the_command_needs_neither_torch_nor_a_trainer():
 @pytest.mark.parametrize(
     ("pairs", "sentence"),
     [
-        ([("global_batch_size = 3072", "global_batch_size = 3073")], "x 32 ranks = 3072"),
+        ([("global_batch_size = 3072", "global_batch_size = 3073")], "32 ranks"),
         ([("global_batch_size = 3072", "global_batch_size = 32768"),
-          ("local_batch_size = 96", "local_batch_size = 1024")], "largest reference"),
+          ("local_batch_size = 96", "local_batch_size = 1024"),
+          ("interval_samples = 175000", "interval_samples = 525000")], "largest reference"),
         ([("training_steps = 1059", "training_steps = 2")], "before its first evaluation"),
         ([("training_steps = 1059", "training_steps = 200")], "no campaign would be valid"),
         ([("bucket_megabytes = 50", "bucket_megabytes = 0")], "'bucket_megabytes' must be"),
-        ([("hidden_size = 1024", "hidden_size = 'x'")], "[model] 'hidden_size' must be"),
-        ([("interval_samples = 175000", "")], "[evaluation] 'interval_samples' must be"),
-        ([("[optimizer]", "[optimiser]")], "section 'optimizer' is missing"),
-        ([("[optimizer]", "[optimizer")], "cannot be read"),
+        ([("hidden_size = 1024", "hidden_size = 'x'")], "'model.hidden_size' must be"),
+        ([("interval_samples = 175000", "")], "[evaluation] key 'interval_samples' is missing"),
+        ([("[optimizer]", "[optimiser]")], "unknown key 'optimiser'"),
+        ([("[optimizer]", "[optimizer")], "not valid TOML"),
     ],
 )  # fmt: skip
 def test_a_configuration_that_cannot_be_used_is_named(

@@ -40,9 +40,11 @@ ROOT = Path(__file__).resolve().parents[2]
 # the settings, scattered by the number of the call. BERT's settings are its batch split, ResNet's
 # threads and prefetched batches.
 FAKE = """#!{python} -SE
-import json, pathlib, re, sys, time
+import json, os, pathlib, re, sys, time
 folder = pathlib.Path({folder!r})
 words = sys.argv[1:]
+if words[1].endswith(".config"):  # whether a configuration can be used is nothing to play
+    os.execv({python!r}, [{python!r}, *words])
 value = lambda name: words[words.index(name) + 1]
 if "--system" in words:
     text = pathlib.Path(value("--config")).read_text()
@@ -478,9 +480,9 @@ def test_the_table_says_that_it_is_a_demonstration(bench: Bench, capsys: Any):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (("threads = 1", "threads = 0"), r"resnet.toml: \[input\] 'threads' must be a whole"),
-        (("threads = 1", "thread = 1"), r"'threads' must be a whole number from 1 on, is None"),
-        (("[operations]", "[operation]"), r"resnet.toml: section \[operations\] is missing"),
+        (("threads = 1", "threads = 0"), r"resnet.toml: \[input\] 'threads' must be at least 1"),
+        (("threads = 1", "thread = 1"), r"resnet.toml: \[input\] unknown key 'thread'"),
+        (("[operations]", "[operation]"), r"resnet.toml: unknown key 'operation'"),
         (("threads = 1", '"threads" = 1'), r"cannot replace threads of \[input\] where it stands"),
         (("threads = 1", "threads = "), r"resnet.toml: not valid TOML"),
     ],
