@@ -92,8 +92,10 @@ def join(system: System, ranks: Ranks, device: torch.device) -> None:
     _limits.append(timeout.total_seconds())
 
 
-def wait_for(event: Event) -> None:
+def wait_for(event: Event, pause_seconds: float = POLL_SECONDS) -> None:
     """Wait on the host for an event of the device, no longer than for a collective.
+
+    pause_seconds: between two looks at it, where there are other ranks.
 
     A step that is a graph holds collectives which nobody watches: ProcessGroupNCCL::collective puts
     none under torch's watchdog while a stream captures. Were another rank hung, this one would wait
@@ -106,19 +108,20 @@ def wait_for(event: Event) -> None:
     while not event.query():
         if time.monotonic() > end:
             raise RuntimeError(f"Timed out waiting {1000 * _limits[-1]:.0f}ms for the device")
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause_seconds)
 
 
-def wait_for_device(device: torch.device) -> None:
+def wait_for_device(device: torch.device, timed: bool = False) -> None:
     """Wait on the host until the current stream is done, no longer than for a collective.
 
     Before the host reads a number of a GPU's, or does anything else that waits for it by itself,
-    wherever graphs with collectives may be under way. Raises RuntimeError as `wait_for`.
+    wherever graphs with collectives may be under way. timed: look without a pause, so that a wait
+    that is measured ends when the device does. Raises RuntimeError as `wait_for`.
     """
     if device.type == "cuda":
-        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event(blocking=not timed)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(device))
-        wait_for(event)
+        wait_for(event, 0.0 if timed else POLL_SECONDS)
 
 
 @dataclass(frozen=True)

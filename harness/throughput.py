@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from harness.commands import InputError
+from harness.process_group import wait_for_device
 from harness.progress import Progress
 
 WARMUP_STEPS = 3
@@ -28,7 +29,8 @@ def measure_steps(
     "step_seconds": {"median", "p10", "p90", "min", "max"}, "peak_memory_bytes"}. Each step is
     waited for on its device, so a GPU's figure includes the launch of the work. The peak is what
     torch has taken from the GPU's memory so far, preparation included; None on a CPU. shown:
-    whether this process shows progress.
+    whether this process shows progress. Raises RuntimeError as `wait_for_device` where another
+    rank hangs in a step.
     """
     seconds: list[float] = []
     on_gpu = device.type == "cuda"
@@ -37,6 +39,8 @@ def measure_steps(
         start = time.perf_counter()
         step()
         if on_gpu:
+            # Graphs run on the current stream; on the others torch watches the collectives.
+            wait_for_device(device, timed=True)
             torch.cuda.synchronize(device)
         if number >= WARMUP_STEPS:
             seconds.append(time.perf_counter() - start)

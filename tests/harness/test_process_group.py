@@ -25,6 +25,7 @@ from harness.process_group import (
 from harness.ranks import Ranks
 from harness.systems import System, load_system
 from harness.trainer import WAITED
+from tests.harness.host_waits import let_device_hang
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = Ranks(0, 1, 0, 1, 0, ("host",), "single")
@@ -96,6 +97,19 @@ def test_what_a_stream_was_given_is_waited_for(monkeypatch: pytest.MonkeyPatch) 
     assert recorded == [] and not event.waited
     wait_for_device(torch.device("cuda", 1))
     assert recorded == ["of cuda:1"] and event.waited
+
+
+def test_a_wait_that_is_measured_ends_with_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pause, or a thread that has to be woken, would count as time of the device."""
+    let_device_hang(monkeypatch)
+    event = Event(passes=3)
+    monkeypatch.setattr(event, "record", lambda stream: None, raising=False)
+    chosen: list[bool] = []
+    pauses: list[float] = []
+    monkeypatch.setattr(torch.cuda, "Event", lambda blocking: chosen.append(blocking) or event)
+    monkeypatch.setattr(process_group.time, "sleep", pauses.append)
+    wait_for_device(torch.device("cuda", 1), timed=True)
+    assert chosen == [False] and pauses == [0.0, 0.0]
 
 
 def test_fewer_gpus_than_ranks_on_a_node(monkeypatch: pytest.MonkeyPatch) -> None:

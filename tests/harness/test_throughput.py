@@ -8,6 +8,7 @@ import torch
 from harness import throughput
 from harness.commands import InputError
 from harness.throughput import WARMUP_STEPS, choose_device, describe_device, measure_steps
+from tests.harness.host_waits import let_device_hang
 
 CPU = torch.device("cpu")
 
@@ -54,6 +55,16 @@ def test_nothing_is_written_to_stdout(capsys: pytest.CaptureFixture[str]) -> Non
     written = capsys.readouterr()
     assert written.out == "" and written.err.startswith("probe: 2 steps in ")
     assert measured["device"] == describe_device(CPU)
+
+
+def test_a_step_that_never_ends_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rank may hang in a graph that both replay."""
+    let_device_hang(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: pytest.fail("waits for ever"))
+    taken: list[None] = []
+    with pytest.raises(RuntimeError, match="Timed out waiting 20ms for the device"):
+        measure_steps(lambda: taken.append(None), 2, 8, torch.device("cuda", 0))
+    assert len(taken) == 1
 
 
 def test_devices() -> None:
