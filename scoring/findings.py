@@ -15,9 +15,9 @@ ERROR, WARNING, NOTE = "error", "warning", "note"
 _SLUGS = {
     ERROR: (
         "marker-twice same-run-twice same-curve-twice eval-outside-run work-before-run-start "
-        "gbs-differs hp-differs same-seed hp-table cadence-resnet cadence-bert division "
-        "init-over-30min eval-time-order run-count too-many-unusable rcp identity node-count "
-        "no-seed demonstration not-a-demonstration system-json description "
+        "gbs-differs hp-differs software-differs same-seed hp-table cadence-resnet cadence-bert "
+        "division init-over-30min eval-time-order run-count too-many-unusable rcp identity "
+        "node-count no-seed demonstration not-a-demonstration system-json description "
         "package-profile package-manifest package-files log-too-large benchmark-missing "
         "claim-differs source-differs call-site configuration-differs system-file-differs "
         "campaign-differs nodes-differ image-differs"

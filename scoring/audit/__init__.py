@@ -44,6 +44,7 @@ CHECKS = (
     settings.check_hyperparameter_table,
     settings.check_seeds,
     settings.check_data_sizes,
+    settings.check_software_same,
     settings.check_logging_code,
     identity.check_demonstration,
     identity.check_division,

@@ -1,4 +1,4 @@
-"""Checks of what was set: batch size, hyperparameters, seeds, data sizes, logging code."""
+"""Checks of what was set: batch size, hyperparameters, seeds, data sizes, software, logging."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ from scoring.rules import (
 )
 from scoring.run import Run, read_seed
 from scoring.submission import Result
+
+# What this kit logs of a run's software: beside the sources' hash, in this line's metadata.
+SOURCES_KEY = "source_sha256"
+SOFTWARE = ("torch", "python", "image_manifest_sha256")
 
 
 def _normalize(value: Any) -> str:
@@ -149,6 +153,27 @@ def check_data_sizes(result: Result) -> Iterator[Finding]:
             if event and wanted and not (is_number(event.value) and event.value == wanted):
                 message = f"{key} is {quote(event.value)}, the data set has {wanted}"
                 yield run.remark("dataset-size", message, event)
+
+
+def check_software_same(result: Result) -> Iterator[Finding]:
+    """Refuse a run made with other sources, libraries or image than the others, where logs say."""
+    events = [(run, run.get_last(SOURCES_KEY)) for run in result.runs]
+    known = [(run, event, _get_software(event)) for run, event in events if event]
+    if len({software for _, _, software in known}) < 2:
+        return
+    usual = Counter(software for _, _, software in known).most_common(1)[0][0]
+    example = next(run for run, _, software in known if software == usual)
+    for run, event, software in known:
+        if software != usual:
+            pairs = zip((SOURCES_KEY, *SOFTWARE), software, usual, strict=True)
+            name, here, there = next(pair for pair in pairs if pair[1] != pair[2])
+            message = f"{name} is {here:.80} here, {there:.80} in {example.name}"
+            yield run.remark("software-differs", message, event)
+
+
+def _get_software(event: Event) -> tuple[str, ...]:
+    stated = [event.value, *(event.metadata.get(name) for name in SOFTWARE)]
+    return tuple(_normalize(value) for value in stated)
 
 
 def check_logging_code(result: Result) -> Iterator[Finding]:

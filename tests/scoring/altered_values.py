@@ -114,6 +114,21 @@ def list_hosts(c, hosts=("n1", "n2", "n3", "n4")):
             run.insert(0, run.make("number_of_nodes", len(hosts), time_ms, hosts=list(hosts)))
 
 
+def other_software_in_one_run(key, value):
+    def alter(c):
+        for runs in c.runs.values():
+            for run in runs:
+                facts = {"torch": "2.13.0", "python": "3.11.2"}
+                run.insert(0, run.make("source_sha256", "ab" * 32, run[0]["time_ms"], **facts))
+        line = c.runs["bert"][4].find("source_sha256")
+        if key == "value":
+            line["value"] = value
+        else:
+            line["metadata"][key] = value
+
+    return alter
+
+
 def three_of_four_hosts(c):
     list_hosts(c)
     c.runs["bert"][2].find("number_of_nodes")["metadata"]["hosts"] = ["n1", "N1 ", "n3", "n4"]
@@ -222,6 +237,9 @@ ALTERATIONS = [
     ("hp-differs", setting("bert", "opt_lamb_beta_2", 0.99)),
     ("hp-differs", setting_missing_in_one),
     ("hp-differs", setting_of_another_optimizer_in_one),
+    ("software-differs", other_software_in_one_run("value", "cd" * 32)),
+    ("software-differs", other_software_in_one_run("torch", "2.12.1")),
+    ("software-differs", other_software_in_one_run("image_manifest_sha256", "ef" * 32)),
     ("same-seed", seed_of_another_line),
     ("code-line-differs", seed_of_another_line),
     ("no-seed", no_seed),
