@@ -129,7 +129,7 @@ def prepare(options: argparse.Namespace) -> Run:
     clock = RunClock(ranks, options.log, TARGET_ACCURACY, lambda: synchronize(device))
     if system.campaign.profile == "demo":
         clock.log("demonstration", True)
-    log_provenance(clock, "bert", system, ranks, binding)
+    log_provenance(clock, "bert", system, options.system, ranks, binding)
     clock.log_cache_clear(caches)
     clock.start_init()
     clock.log_submission("bert", system.submission)

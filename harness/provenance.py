@@ -21,16 +21,28 @@ from harness.systems import System
 
 
 def log_provenance(
-    clock: RunClock, benchmark: str, system: System, ranks: Ranks, binding: Binding
+    clock: RunClock, benchmark: str, system: System, file: Path, ranks: Ranks, binding: Binding
 ) -> None:
-    """Write where and with what the run is made; allowed at any time before run_stop."""
+    """Write where and with what the run is made; allowed at any time before run_stop.
+
+    file: the system file. Its hash and the configuration's stand in the log, under the names of a
+    campaign's record, since of all the kit's configurations the sources' hash says not which ran.
+    """
     hosts = sorted(set(ranks.hosts))
     where = {"hosts": hosts, "ranks": ranks.world_size, "launcher": ranks.launcher}
     where["binding"] = describe_binding(binding)
     clock.log("number_of_nodes", system.nodes.count, where)
-    software = {"torch": torch.__version__, "python": platform.python_version()}
+    software: dict[str, Any] = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
     if (digest := hash_image_manifest(Path(sys.prefix))) is not None:
         software["image_manifest_sha256"] = digest
+    config = system.benchmarks.named(benchmark).config
+    settings = {file.name: file, config: ROOT / config}
+    software["settings"] = {
+        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in settings.items()
+    }
     clock.log("source_sha256", hash_sources(ROOT, ("harness", benchmark)), software)
 
 

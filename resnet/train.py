@@ -103,10 +103,11 @@ def prepare(options: argparse.Namespace) -> Run:
     manifest = look_before(ranks, lambda: read_manifest(ROOT / system.benchmarks.resnet.data))
     caches = clear_node_caches(system, ranks, manifest.files())
     join(system, ranks, device)
-    return build(system, config, ranks, binding, device, manifest, caches, options.log)
+    return build(options, system, config, ranks, binding, device, manifest, caches)
 
 
 def build(
+    options: argparse.Namespace,
     system: System,
     config: Config,
     ranks: Ranks,
@@ -114,14 +115,13 @@ def build(
     device: torch.device,
     manifest: Manifest,
     caches: dict[str, object],
-    log: Path,
 ) -> Run:
     """Open the log, build model and input, warm up on synthetic data with the state restored."""
-    clock = RunClock(ranks, log, TARGET_ACCURACY, lambda: synchronize(device))
+    clock = RunClock(ranks, options.log, TARGET_ACCURACY, lambda: synchronize(device))
     clock.log_submission("resnet", system.submission)
     if system.campaign.profile == "demo":
         clock.log("demonstration", True)
-    log_provenance(clock, "resnet", system, ranks, binding)
+    log_provenance(clock, "resnet", system, options.system, ranks, binding)
     clock.log_cache_clear(caches)
     clock.start_init()
     seed = draw_seed(ranks)

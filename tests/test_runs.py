@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from harness.commands import InputError
+from harness.results import hash_file
 from tests.conftest import ROOT, Kit, is_in_memory
 
 RESNET_ORDER = (
@@ -69,6 +70,10 @@ def test_a_run_that_misses_its_target(kit: Kit, benchmark: str, order: tuple[str
     assert len(weights) == len(set(weights)) > 40
     assert events[-1]["metadata"]["status"] == "aborted"
     by_key = {event["key"]: event for event in events}
+    config = {"resnet": kit.resnet_config, "bert": kit.bert_config}[benchmark]
+    assert by_key["source_sha256"]["metadata"]["settings"] == {
+        kit.system.name: hash_file(kit.system), str(config): hash_file(config)
+    }  # fmt: skip
     (record,) = by_key["cache_clear"]["metadata"]["hosts"].values()
     assert record["method"] == "fadvise"
     assert record["resident_bytes"] == 0 or is_in_memory(kit.folder)

@@ -12,6 +12,7 @@ from typing import Any
 
 from scoring.findings import Finding, quote
 from scoring.package.examination import Check, Material, conclude, skip
+from scoring.package.records import compare_setting
 from scoring.rules import is_number
 from scoring.run import Run
 
@@ -84,7 +85,13 @@ def check_configurations(material: Material) -> Check:
             count += len(wanted)
             for key, value, place in wanted:
                 findings.extend(_compare(run, key, value, place))
-    good = f"{count} hyperparameters of all runs are those of the delivered configurations"
+            if material.system_file.value is not None:
+                path = material.system_file.value.configurations[benchmark]
+                findings.extend(compare_setting(material, run, path, "configuration-differs"))
+    good = (
+        f"{count} hyperparameters of all runs are those of the delivered configurations, whose "
+        "hashes the logs carry"
+    )
     return conclude("configuration", findings, good)
 
 

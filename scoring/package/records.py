@@ -78,11 +78,18 @@ def check_system_file(material: Material) -> Check:
     if system is None:
         finding = Finding("system-file-differs", material.system_file.problem)
         return conclude("system file", [finding], "")
+    manifest = material.manifest.value
+    path = manifest.system_file if manifest else f"systems/{material.system}.toml"
     findings = [
         *_check_own_words(material),
         *(finding for run in material.all_runs for finding in _check_submission(material, run)),
+        *(
+            finding
+            for run in material.all_runs
+            for finding in compare_setting(material, run, path, "system-file-differs")
+        ),
     ]
-    good = f"{system.name}: submitter, platform and status are those of every log"
+    good = f"{system.name}: it is the one that every log names by its hash, with its submitter"
     return conclude("system file", findings, good)
 
 
@@ -132,6 +139,26 @@ def _check_submission(material: Material, run: Run) -> Iterator[Finding]:
             if event.value != value:
                 message = f"{key} is {quote(event.value)}, in the system file {quote(value)}"
                 yield run.remark("system-file-differs", message, event)
+
+
+def compare_setting(material: Material, run: Run, path: str, rule: str) -> Iterator[Finding]:
+    """Compare a delivered file with the hash that a run logged of it, beside that of its source.
+
+    path: from the kit's root. The sources' hash says not which of their configurations ran.
+    """
+    name = path.rsplit("/", 1)[-1] if path.startswith("systems/") else path
+    entry = material.package.files.get(material.locate_source_file(run.benchmark, path))
+    for event in run.get_events("source_sha256"):
+        settings = event.metadata.get("settings")
+        logged = settings.get(name) if isinstance(settings, dict) else None
+        if logged is None:
+            message = f"the log names no hash of {quote(name)}, with which it should have run"
+        elif entry is None or logged != entry.sha256:
+            delivered = _shorten(entry.sha256) if entry else "nothing"
+            message = f"{quote(name)} had SHA-256 {_shorten(logged)} in the run, here {delivered}"
+        else:
+            continue
+        yield run.remark(rule, message, event)
 
 
 def check_campaign(material: Material) -> Check:

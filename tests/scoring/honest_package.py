@@ -156,6 +156,9 @@ def make_honest(lines, kit, benchmark, hosts, software):
         steps["value"] = epochs * steps_per_epoch + 1
     where = {"hosts": hosts, "ranks": 4 * len(hosts), "launcher": "mpirun"}
     digest = hash_kit(kit, benchmark)
+    settings = {"fast4.toml": kit / "systems/fast4.toml"}
+    settings[f"{benchmark}/configs/fast4.toml"] = kit / benchmark / "configs/fast4.toml"
+    software = {**software, "settings": hash_files(settings)}
     start = lines[0]["time_ms"]
     lines.insert_after(
         "submission_platform",
@@ -165,6 +168,11 @@ def make_honest(lines, kit, benchmark, hosts, software):
     for line in lines:
         file, number = find_call(kit, benchmark, line["key"])
         line["metadata"].update(file=file, lineno=number)
+
+
+def hash_files(files):
+    """SHA-256 of files, by the names that a campaign gives them."""
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
 def find_call(kit, benchmark, key):
@@ -214,10 +222,7 @@ def order_honest_package(place, image="", image_manifest=None, demonstration=Non
     results = campaign.write(place / "results")
     configurations = [f"{name}/configs/fast4.toml" for name in campaign.runs]
     recorded = {"fast4.toml": system, **{name: kit / name for name in configurations}}
-    record = {
-        name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in recorded.items()
-    }
-    (results / "campaign.json").write_text(json.dumps(record))
+    (results / "campaign.json").write_text(json.dumps(hash_files(recorded)))
     (results / "output").mkdir()
     (results / "output/resnet_0.txt").write_text("what the ranks wrote\n")
     profile = load_profile("demo" if demonstration else "lp2bm")

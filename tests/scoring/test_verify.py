@@ -582,9 +582,50 @@ def test_a_changed_configuration(tampered):
     tampered.list_again()
     document = verify(tampered.package)
     assert get_slugs(document) == {"configuration-differs", "campaign-differs"}
-    finding = next(f for f in document["findings"] if f["rule"] == "configuration-differs")
-    assert "lars_opt_base_learning_rate is 10.5" in finding["message"]
-    assert "optimizer.base_learning_rate) 10.6" in finding["message"]
+    messages = [f["message"] for f in document["findings"] if f["rule"] == "configuration-differs"]
+    finding = next(text for text in messages if text.startswith("lars_opt_base_learning_rate is "))
+    assert "is 10.5" in finding and "optimizer.base_learning_rate) 10.6" in finding
+
+
+def record_again(tampered, name, path):
+    """Let the campaign's record say that a delivered file is the one that it began with."""
+    digest = hashlib.sha256((tampered.folder / path).read_bytes()).hexdigest()
+    tampered.change("campaign/campaign.json", lambda document: document.update({name: digest}))
+
+
+def test_a_setting_that_no_log_holds_changed_after_the_runs(tampered):
+    """All hashes made right again but for the one that each run logged of its own file."""
+    name = "resnet/configs/fast4.toml"
+    for benchmark in ("resnet", "bert"):
+        path = SOURCE.format(benchmark, name)
+        tampered.replace(path, "label_smoothing = 0.1", "label_smoothing = 0.0")
+    tampered.hash_again()
+    record_again(tampered, name, SOURCE.format("resnet", name))
+    tampered.list_again()
+    document = verify(tampered.package)
+    assert get_slugs(document) == {"configuration-differs"}
+    message = document["findings"][0]["message"]
+    assert message.startswith('"resnet/configs/fast4.toml" had SHA-256 ')
+
+
+def test_a_system_file_changed_after_the_runs(tampered):
+    for benchmark in ("resnet", "bert"):
+        path = SOURCE.format(benchmark, "systems/fast4.toml")
+        tampered.replace(path, "threads_per_rank = 1", "threads_per_rank = 2")
+    record_again(tampered, "fast4.toml", SOURCE.format("bert", "systems/fast4.toml"))
+    tampered.list_again()
+    assert get_slugs(verify(tampered.package)) == {"system-file-differs"}
+
+
+@pytest.mark.parametrize("settings", [None, [], {"fast4.toml": 1}, "x"])
+def test_a_log_that_does_not_say_with_what_it_ran(tampered, settings):
+    path = "results/fast4/resnet/result_1.txt"
+    tampered.change_lines(path, "source_sha256", lambda d: d["metadata"].update(settings=settings))
+    tampered.list_again()
+    document = verify(tampered.package)
+    assert get_slugs(document) == {"configuration-differs", "system-file-differs"}
+    files = {finding["file"] for finding in document["findings"]}
+    assert files == {"resnet/result_1.txt"}
 
 
 @pytest.mark.parametrize("benchmark", ["resnet", "bert"])
