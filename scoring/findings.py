@@ -29,7 +29,7 @@ _SLUGS = {
         "cache-clear-missing cache-clear-value cache-clear-early work-after-run-stop "
         "evals-after-pass block-chain epoch-numbering late-run-start spread-over-7d "
         "gbs-not-divisible platform-differs hosts-differ planted-scaling one-unusable-run "
-        "implausible-throughput description-empty failed-runs"
+        "implausible-throughput description-empty framework-differs failed-runs"
     ),
     NOTE: ("not-utf8 idle-gap file-order file-names submitter-json system-name-json status-json"),
 }

@@ -22,9 +22,9 @@ from scoring.rules import (
 from scoring.run import Run, read_seed
 from scoring.submission import Result
 
-# What this kit logs of a run's software: beside the sources' hash, in this line's metadata.
+# What this kit logs of a run's software and settings: beside the sources' hash, in its metadata.
 SOURCES_KEY = "source_sha256"
-SOFTWARE = ("torch", "python", "image_manifest_sha256")
+SOFTWARE = ("torch", "python", "image_manifest_sha256", "settings")
 
 
 def _normalize(value: Any) -> str:
@@ -156,7 +156,7 @@ def check_data_sizes(result: Result) -> Iterator[Finding]:
 
 
 def check_software_same(result: Result) -> Iterator[Finding]:
-    """Refuse a run made with other sources, libraries or image than the others, where logs say."""
+    """Refuse a run made with other sources, libraries, image or settings than the others'."""
     events = [(run, run.get_last(SOURCES_KEY)) for run in result.runs]
     known = [(run, event, _get_software(event)) for run, event in events if event]
     if len({software for _, _, software in known}) < 2:

@@ -111,8 +111,10 @@ def _get_epoch_times(run: Run, key: str) -> dict[float, float]:
 
 
 def check_epoch_clock(result: Result) -> Iterator[Finding]:
-    """Report a logged throughput of a ResNet epoch that its times contradict."""
-    if result.benchmark != "resnet":
+    """Report a logged throughput that the log's times contradict."""
+    if result.benchmark == "bert":
+        for run in result.runs:
+            yield from _check_bert_clock(run)
         return
     for run in result.runs:
         size = run.get_value("train_samples")
@@ -141,6 +143,29 @@ def check_epoch_clock(result: Result) -> Iterator[Finding]:
                 )
                 yield run.remark("epoch-clock", message, event)
                 break
+
+
+def _check_bert_clock(run: Run) -> Iterator[Finding]:
+    """Hold the throughputs of BERT against the times: in this kit's logs, known by their hash of
+    the sources, each is of the time since the one before, the first of that since run_start.
+    """
+    # A skipped update is in the throughput, and not in the samples that the line names.
+    if not run.start or not run.get_events("source_sha256") or run.get_value("skipped_updates"):
+        return
+    before, point = run.start.time_ms, 0.0
+    for event in run.get_events("tracked_stats"):
+        throughput, step = _get_logged_throughput(event.value), event.metadata.get("step")
+        if throughput is None or not is_number(step):
+            return
+        seconds, stated = (event.time_ms - before) / 1000, (step - point) / throughput
+        if abs(seconds - stated) > max(EPOCH_LIMIT * stated, EPOCH_SLACK_SECONDS):
+            message = (
+                f"the {step - point:,g} samples up to {step:,g} are said to run {throughput:.0f} "
+                f"samples/s, which is {stated:.2f} s, but took {seconds:.2f} s"
+            )
+            yield run.remark("epoch-clock", message, event)
+            return
+        before, point = event.time_ms, step
 
 
 @cache

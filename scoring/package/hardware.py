@@ -93,8 +93,23 @@ def check_system_description(material: Material) -> Check:
         stated = quote(description.get("system_name"))
         message = f"system_name is {stated}, the package's system {material.system}"
         findings.append(Finding("description", message, file=_locate(material)))
+    findings.extend(_check_framework(material, description))
     warnings = f", {len(findings)} warnings" if findings else ""
     return conclude("description", findings, f"its fields agree with logs and files{warnings}")
+
+
+def _check_framework(material: Material, description: dict[str, Any]) -> Iterator[Finding]:
+    """Look for torch's version, as the first log has it, in the description's framework."""
+    framework = description.get("framework")
+    for run in material.all_runs:
+        event = run.get_last("source_sha256")
+        torch = event.metadata.get("torch") if event else None
+        if not isinstance(torch, str) or not isinstance(framework, str):
+            continue
+        if torch.partition("+")[0] not in framework:
+            message = f"framework is {quote(framework)}, the logs ran with torch {quote(torch)}"
+            yield Finding("framework-differs", message, file=_locate(material))
+        return
 
 
 def check_speed(material: Material) -> Check:

@@ -240,6 +240,7 @@ ALTERATIONS = [
     ("software-differs", other_software_in_one_run("value", "cd" * 32)),
     ("software-differs", other_software_in_one_run("torch", "2.12.1")),
     ("software-differs", other_software_in_one_run("image_manifest_sha256", "ef" * 32)),
+    ("software-differs", other_software_in_one_run("settings", {"mine.toml": "ef" * 32})),
     ("same-seed", seed_of_another_line),
     ("code-line-differs", seed_of_another_line),
     ("no-seed", no_seed),

@@ -41,6 +41,11 @@ def test_sound_campaign_trips_nothing(campaign, tmp_path):
     assert audit(campaign, tmp_path, "lp2bm") == []
 
 
+def test_throughputs_of_bert_that_the_times_bear_out_trip_nothing(campaign, tmp_path):
+    altered_times.bert_clock(campaign)
+    assert "epoch-clock" not in {f.rule for f in audit(campaign, tmp_path)}
+
+
 def test_one_system_makes_one_benchmark_after_the_other(campaign, tmp_path):
     for run in campaign.runs["bert"]:
         run.shift(campaign.runs["resnet"][4][-1]["time_ms"] - 1 - run.find("run_start")["time_ms"])

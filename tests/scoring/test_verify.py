@@ -617,13 +617,31 @@ def test_a_system_file_changed_after_the_runs(tampered):
     assert get_slugs(verify(tampered.package)) == {"system-file-differs"}
 
 
+@pytest.mark.parametrize(
+    ("framework", "slugs"),
+    [("PyTorch 2.13.0", set()), ("PyTorch 2.9", {"framework-differs"}), (None, {"description"})],
+)
+def test_the_framework_described_is_the_logs(tampered, framework, slugs):
+    for log in sorted((tampered.folder / "results").rglob("*.txt")):
+        path = log.relative_to(tampered.folder).as_posix()
+        tampered.change_lines(
+            path, "source_sha256", lambda d: d["metadata"].update(torch="2.13.0+cu130")
+        )
+    tampered.change("systems/fast4.json", lambda document: document.update(framework=framework))
+    tampered.list_again()
+    document = verify(tampered.package)
+    assert get_slugs(document) | get_slugs(document, "warning") == slugs
+    assert document["valid"] == bool(framework)
+
+
 @pytest.mark.parametrize("settings", [None, [], {"fast4.toml": 1}, "x"])
 def test_a_log_that_does_not_say_with_what_it_ran(tampered, settings):
     path = "results/fast4/resnet/result_1.txt"
     tampered.change_lines(path, "source_sha256", lambda d: d["metadata"].update(settings=settings))
     tampered.list_again()
     document = verify(tampered.package)
-    assert get_slugs(document) == {"configuration-differs", "system-file-differs"}
+    rules = {"configuration-differs", "system-file-differs", "software-differs"}
+    assert get_slugs(document) == rules
     files = {finding["file"] for finding in document["findings"]}
     assert files == {"resnet/result_1.txt"}
 
