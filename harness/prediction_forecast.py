@@ -99,7 +99,8 @@ def _say_what_widens(
         wider = widened(replace(assumed, network_gigabits=Uncertain.known(gigabits.middle)))
         notes.append(
             f"network not stated, taken as {gigabits.low:g} to {gigabits.high:g} Gbit/s a node: "
-            f"the band of {letter} is {wider} for it; state --network-gigabits-per-node"
+            f"the band of {letter} is {wider} for it; state --network-gigabits-per-node, or as "
+            "--all-reduce-gigabytes-per-second what preflight measures"
         )
     if overhead.low < overhead.high:
         wider = widened(replace(assumed, overhead_samples=Uncertain.known(overhead.middle)))

@@ -31,7 +31,13 @@ from harness.prediction_pictures import (
     draw_points,
 )
 from harness.prediction_published import load_published_results
-from harness.prediction_report import NAMES, combine_scores, list_facts, list_terms
+from harness.prediction_report import (
+    NAMES,
+    combine_scores,
+    explain_total,
+    list_facts,
+    list_terms,
+)
 from harness.systems import System
 
 NODES = (1, 2, 4, 8, 16)
@@ -92,7 +98,8 @@ def _picture_terms(found: Forecast) -> str:
         (name, seconds, f"{seconds:.1f} s, {100 * share:.1f} %")
         for name, seconds, share in list_terms(found)
     ]
-    return write_chart(draw_bars(rows, "time by term"), "Where the time of one run goes")
+    caption = f"Where the time of one run goes: {explain_total(found)}"
+    return write_chart(draw_bars(rows, "time by term"), caption)
 
 
 def _picture_spread(found: Forecast) -> str:

@@ -144,11 +144,21 @@ def list_terms(found: Forecast) -> list[tuple[str, float, float]]:
     ]
 
 
+def explain_total(found: Forecast) -> str:
+    """Why the sum of a run's terms is not R or B."""
+    letter = LETTERS[found.benchmark]
+    return (
+        f"{found.terms.total / 60:.3f} min with each part at its most likely; {letter} is the "
+        "median of campaigns with each drawn by chance"
+    )
+
+
 def _write_one(found: Forecast) -> Iterator[str]:
     yield NAMES[found.benchmark]
     yield from (f"  {fact}" for fact in list_facts(found))
     for name, seconds, share in list_terms(found):
         yield f"  {seconds:9.2f} s  {100 * share:5.1f} %  {name}"
+    yield f"  {found.terms.total:9.2f} s  in all: {explain_total(found)}"
     changes = list_changes(found)[:CHANGES_SHOWN]
     if changes:
         yield "  next best changes:"

@@ -60,3 +60,35 @@ def test_an_unfinished_one_there_is_one_sentence(checkout: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1 and "cannot be written to" in done.stderr
     assert (checkout / ".venv").is_dir()
+
+
+def add_python(checkout: Path, name: str, version: str) -> Path:
+    """A Python that tells this version, whatever it is asked."""
+    file = checkout / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)
+    file.write_text(f"#!/bin/sh\necho Python {version}\n", encoding="utf-8")
+    file.chmod(0o755)
+    return file
+
+
+def test_a_finished_one_is_used_where_another_python_stands_first(checkout: Path) -> None:
+    """As on the node of a cluster that has another release than the one that made it."""
+    (checkout / ".venv/bin").mkdir()
+    (checkout / ".venv/bin/python").symlink_to(sys.executable)
+    add_python(checkout, "path/python3", "3.12.99")
+    finish(checkout, "run", RUN_FILES)
+    done = ask(checkout, "run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{checkout}/.venv/bin/python\n"
+
+
+def test_a_finished_one_whose_python_is_not_here_is_left_alone(checkout: Path) -> None:
+    (checkout / ".venv.lock").rmdir()
+    (checkout / ".venv/bin").mkdir()
+    (checkout / ".venv/bin/python").symlink_to(checkout / "elsewhere")
+    finish(checkout, "run", RUN_FILES)
+    done = ask(checkout, "run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"a Python that is not on this machine ({checkout}/elsewhere)" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and (checkout / ".venv/.ready-run").is_file()

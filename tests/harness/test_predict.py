@@ -62,6 +62,15 @@ def test_both_rates_give_latencies_and_a_score_within_their_bands(capsys):
     assert found["benchmarks"]["bert"]["changes"][0]["gain_minutes"] > 0
 
 
+def test_the_text_says_why_its_terms_do_not_add_up_to_the_latency(capsys):
+    seconds = predict_json(capsys, "--system", H200, *RATES)["benchmarks"]["resnet"]["seconds"]
+    total = sum(seconds.values())
+    assert predict.main(["--system", H200, *RATES]) == 0
+    text = capsys.readouterr().out
+    assert f"{total:9.2f} s  in all: {total / 60:.3f} min with each part at its most" in text
+    assert "B is the median of campaigns with each drawn by chance" in text
+
+
 def test_one_rate_gives_that_part_and_no_score(capsys):
     found = predict_json(capsys, "--system", H200, *RATES[:2])
     assert found["R"] > 0 and found["B"] is None and found["score"] is None
