@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -58,17 +59,21 @@ def describe_missing_library(error: ModuleNotFoundError) -> str | None:
     )
 
 
-def open_closed_streams() -> None:
+def prepare_streams() -> None:
     """Put the empty device where this process was started without stdin, stdout or stderr.
 
     Otherwise there is nothing to flush, what is meant for stderr goes to stdout, and the next file
-    that is opened gets the free number: a library's message would be written into it.
+    that is opened gets the free number: a library's message would be written into it. What
+    stdout's encoding lacks, or is no text at all in a file's name, is shown by its number, as
+    stderr does from the start.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115  for as long as we run
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def settle_output() -> None:
@@ -86,7 +91,7 @@ def run_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
     status 2; Ctrl-C becomes 130.
     Anything else is a defect of ours and keeps its traceback.
     """
-    open_closed_streams()
+    prepare_streams()
     status = GOOD
     try:
         status = main(sys.argv[1:])

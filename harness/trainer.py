@@ -36,7 +36,7 @@ from harness.commands import (
     Parser,
     describe_missing_library,
     describe_os_error,
-    open_closed_streams,
+    prepare_streams,
 )
 from harness.graphs import release_graphs
 from harness.private_folders import choose_cache_folders
@@ -83,7 +83,7 @@ def parse_trainer_arguments(
 
 def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run a trainer's main on this rank and leave with its status, ending all ranks on a fault."""
-    open_closed_streams()
+    prepare_streams()
     try:
         # Before anything compiles: Triton, torch and the driver ask for their folder at first use.
         os.environ.update(choose_cache_folders(os.environ, Path(tempfile.gettempdir())))

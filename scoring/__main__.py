@@ -19,7 +19,7 @@ from scoring.exits import (
     VALID,
     InputError,
     describe_os_error,
-    open_closed_streams,
+    prepare_streams,
     settle_output,
 )
 from scoring.findings import make_printable
@@ -67,7 +67,7 @@ def _end_by_signals_as_by_interrupt() -> None:
 
 def run() -> NoReturn:
     """Run with the process's arguments; a mistake of the caller is one sentence and status 2."""
-    open_closed_streams()
+    prepare_streams()
     status = VALID
     try:
         _end_by_signals_as_by_interrupt()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -12,16 +13,19 @@ class InputError(Exception):
     """Something the user gave cannot be used: one sentence with the mend."""
 
 
-def open_closed_streams() -> None:
+def prepare_streams() -> None:
     """Put the empty device where this process was started without stdin, stdout or stderr.
 
-    Otherwise there is nothing to flush, and what is meant for stderr goes to stdout.
+    Otherwise there is nothing to flush, and what is meant for stderr goes to stdout. What stdout's
+    encoding lacks is shown by its number, as stderr does from the start.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115  for as long as we run
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def describe_os_error(error: OSError) -> str:

@@ -12,6 +12,7 @@ from scoring.package.members import (
     Budget,
     Member,
     PackageError,
+    decode_name,
     refuse,
 )
 
@@ -40,8 +41,8 @@ def _read_level(folder: int, prefix: str, budget: Budget) -> Iterator[Member]:
     """Give the members of one open folder; everything is opened beneath it, never by its path."""
     if prefix.count("/") > DEPTH_LIMIT:
         refuse(prefix, f"lies deeper than {DEPTH_LIMIT} folders")
-    for entry in sorted(_list(folder, prefix, budget)):
-        name = prefix + entry
+    for own, entry in sorted(_list(folder, prefix, budget)):
+        name = prefix + own
         budget.admit(name)
         kind = stat.S_IFMT(os.stat(entry, dir_fd=folder, follow_symlinks=False).st_mode)
         if kind == stat.S_IFDIR:
@@ -57,16 +58,14 @@ def _read_level(folder: int, prefix: str, budget: Budget) -> Iterator[Member]:
             refuse(name, _KINDS.get(kind, "is neither a file nor a folder"))
 
 
-def _list(folder: int, prefix: str, budget: Budget) -> Iterator[str]:
+def _list(folder: int, prefix: str, budget: Budget) -> Iterator[tuple[str, str]]:
+    """Give the names in a folder: each in UTF-8, and as this locale's system calls have it."""
     with os.scandir(folder) as entries:
         for count, entry in enumerate(entries):
             if count > budget.limits.members:
                 raise PackageError(f"holds more than {budget.limits.members} members in {prefix!r}")
-            try:
-                entry.name.encode("utf-8")
-            except UnicodeEncodeError:
-                refuse(os.fsencode(prefix + entry.name), "has a name that is not UTF-8")
-            yield entry.name
+            own = decode_name(os.fsencode(entry.name), prefix)
+            yield own, entry.name
 
 
 def _open(name: str, entry: str, folder: int, flags: int) -> int:

@@ -96,12 +96,12 @@ class Budget:
             )
 
 
-def decode_name(name: bytes) -> str:
-    """Read a member's name as UTF-8. Raises PackageError."""
+def decode_name(name: bytes, prefix: str = "") -> str:
+    """Read a member's name, or its last part below `prefix`, as UTF-8. Raises PackageError."""
     try:
         return name.decode("utf-8")
     except UnicodeDecodeError:
-        refuse(name, "has a name that is not UTF-8")
+        refuse(prefix.encode("utf-8") + name, "has a name that is not UTF-8")
 
 
 def split_name(name: str) -> tuple[str, ...]:

@@ -37,7 +37,8 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class OpenedPackage:
-    """A package unpacked: `folder` is the submitter's, `files` by their path below it.
+    """A package unpacked: `folder` is the submitter's, the one that it holds, and
+    `submitter_folder` its name; `files` by their path below it.
 
     private: the folder that vanishes at the end; there is room for what is made of the package.
     """
@@ -45,12 +46,8 @@ class OpenedPackage:
     path: Path
     private: Path
     folder: Path
+    submitter_folder: str
     files: dict[str, FileEntry]
-
-    @property
-    def submitter_folder(self) -> str:
-        """Give the name of the one folder that the package holds."""
-        return self.folder.name
 
     def read(self, name: str, limit_bytes: int = 1 << 20) -> bytes:
         """Give the content of a file of the package, at most `limit_bytes` and one byte of it.
@@ -58,7 +55,7 @@ class OpenedPackage:
         Raises KeyError for a file that the package does not hold.
         """
         _ = self.files[name]
-        with open(self.folder / name, "rb") as file:
+        with open(_locate(self.folder, name), "rb") as file:
             return file.read(limit_bytes + 1)
 
 
@@ -89,14 +86,19 @@ def _unpack(path: Path, private: Path, limits: Limits) -> OpenedPackage:
             refuse(member.name, "stands beside the one folder that a package holds")
         if len(parts) == 1 and not member.is_folder:
             refuse(member.name, "is a file where a package holds its submitter's folder")
-        target = place.joinpath(*parts)
+        target = _locate(place, "/".join(parts))
         if member.is_folder:
             target.mkdir(parents=True, exist_ok=True)
         else:
             files["/".join(parts[1:])] = _copy(member, target, budget, path)
     if not files:
         raise PackageError("holds no file")
-    return OpenedPackage(path, private, place / top, files)
+    return OpenedPackage(path, private, _locate(place, top), top, files)
+
+
+def _locate(folder: Path, name: str) -> Path:
+    """Where a name of a package lies below a folder: in UTF-8, whatever this locale's encoding."""
+    return folder / os.fsdecode(name.encode("utf-8"))
 
 
 def _copy(member: Member, target: Path, budget: Budget, path: Path) -> FileEntry:

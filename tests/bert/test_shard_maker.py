@@ -114,7 +114,7 @@ def test_a_data_set_made_before_is_the_same_today(tmp_path: Path) -> None:
 
 def test_workers_take_one_part_after_another(tmp_path: Path) -> None:
     vocab = tmp_path / "vocab.txt"
-    vocab.write_text("".join(f"{piece}\n" for piece in PIECES))
+    vocab.write_text("".join(f"{piece}\n" for piece in PIECES), "utf-8")
     texts = [tmp_path / f"text-{number}" for number in range(3)]
     for number, text in enumerate(texts):
         text.write_bytes(make_text(number, 60))
@@ -126,7 +126,7 @@ def test_workers_take_one_part_after_another(tmp_path: Path) -> None:
 
 def test_a_text_too_large_for_the_memory_is_named(tmp_path: Path) -> None:
     """In a process that may not have more than a little: one sentence, no shard."""
-    (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))
+    (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES), "utf-8")
     (tmp_path / "text").write_bytes(b"a b a b\n" * 8_000_000)
     code = (
         "import resource, sys; from bert.prepare_data import main; "
@@ -156,7 +156,7 @@ def test_read_only_sources_say_where_the_loops_are_kept(tmp_path: Path) -> None:
         )
     (tmp_path / "bert" / "__pycache__").write_text("no folder")  # stops root too
     (tmp_path / "temporary").mkdir()
-    (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES))
+    (tmp_path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in PIECES), "utf-8")
     (tmp_path / "text").write_bytes(make_text(1, 30))
     command = [sys.executable, "-m", "bert.prepare_data", "create", "--vocab", "vocab.txt"]
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": ""}

@@ -111,8 +111,9 @@ class Package:
             self._write(name, content)
         entries = {name: describe(content) for name, content in changed.items()}
         try:
+            files = {**self.entries, **entries}
             yield OpenedPackage(
-                self.folder.parent, self.private, self.folder, {**self.entries, **entries}
+                self.folder.parent, self.private, self.folder, self.folder.name, files
             )
         finally:
             for name in changed:

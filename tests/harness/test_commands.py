@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -202,6 +203,22 @@ def test_closed_streams_change_no_status(redirection: str, tmp_path: Path) -> No
 def test_what_is_meant_for_a_closed_stderr_does_not_go_to_stdout(tmp_path: Path) -> None:
     done = run_in_shell("2>&-", tmp_path, "fail")
     assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", r"\u03c3\udcff"), ("utf-8", "\u03c3\\udcff")]
+)
+def test_what_stdout_cannot_hold_is_shown_by_its_number(encoding: str, shown: str) -> None:
+    """A letter of a configuration, or a byte of a file's name that is no text."""
+    program = (
+        "from harness.commands import run_command\n"
+        "run_command(lambda _: print('\\u03c3\\udcff') or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.decode() == f"{shown}\n"
 
 
 def test_a_reader_that_never_was_changes_no_status(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_the_command_prints_both_stretches(capsys: pytest.CaptureFixture[str]) -
 def test_a_difference_is_not_measured(tmp_path: Path) -> None:
     vocab, text = bert_data.write_text(tmp_path, 5_000)
     # The peer knows no Unicode 11: here it cuts at a mark that came later.
-    text.write_text(text.read_text() + "b\u2e52b b b b b b b\n")
+    text.write_text(text.read_text("utf-8") + "b\u2e52b b b b b b b\n", "utf-8")
     with pytest.raises(InputError, match="the oracle makes other examples"):
         bert_data.measure(tmp_path, text, vocab, 1)
 

@@ -1,11 +1,14 @@
 """The reader of packages: plain ones are read alike in every form, hostile ones are refused."""
 
+import ast
 import gzip
 import io
 import os
 import socket
 import stat
 import struct
+import subprocess
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -18,6 +21,7 @@ from scoring.exits import InputError
 from scoring.package.members import Limits
 from scoring.package.reading import open_package
 
+ROOT = Path(__file__).resolve().parents[2]
 CONTENT = {
     "maker/package.json": b"{}",
     "maker/results/fast4/resnet/result_0.txt": b":::MLLOG {}\n" * 9_000,
@@ -61,7 +65,7 @@ def refuse(path, words, limits=None):
 
 def make_tar(path, members, form=tarfile.PAX_FORMAT, mode="w"):
     """Write a tar archive of TarInfo or names with their contents."""
-    with tarfile.open(path, mode, format=form) as archive:
+    with tarfile.open(path, mode, format=form, encoding="utf-8") as archive:
         for member, content in members:
             info = tarfile.TarInfo(member) if isinstance(member, str) else member
             info.size = info.size or len(content)
@@ -99,17 +103,50 @@ def test_zip_archives_are_read(tmp_path, method):
     assert read_all(make_zip(tmp_path / "package", CONTENT.items(), method)) == CONTENT
 
 
-def test_folders_are_read(tmp_path):
+def write_content(folder):
     for name, content in CONTENT.items():
-        (tmp_path / "package" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "package" / name).write_bytes(content)
+        path = folder / os.fsdecode(name.encode())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def test_folders_are_read(tmp_path):
+    write_content(tmp_path / "package")
     assert read_all(tmp_path / "package") == CONTENT
 
 
+READ = """
+import sys
+from pathlib import Path
+from scoring.package.reading import open_package
+for path in sys.argv[1:]:
+    with open_package(Path(path)) as package:
+        print(ascii({name: len(package.read(name)) for name in package.files}))
+"""
+
+
+def test_names_are_utf8_whatever_the_locale(tmp_path):
+    write_content(tmp_path / "package")
+    make_tar(tmp_path / "a.tar", CONTENT.items())
+    make_zip(tmp_path / "a.zip", CONTENT.items())
+    variables = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", READ, *(tmp_path / name for name in ("package", "a.tar", "a.zip"))],
+        cwd=ROOT,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sizes = {name.removeprefix("maker/"): len(content) for name, content in CONTENT.items()}
+    assert [ast.literal_eval(line) for line in done.stdout.splitlines()] == [sizes] * 3
+
+
+@pytest.mark.skipif(
+    sys.getfilesystemencoding() != "utf-8", reason="Python's own writers cannot name the files"
+)
 def test_archives_with_their_folders_are_read(tmp_path):
-    for name, content in CONTENT.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(content)
+    write_content(tmp_path)
     with tarfile.open(tmp_path / "package.tgz", "w:gz") as archive:
         archive.add(tmp_path / "maker", "maker")
     assert read_all(tmp_path / "package.tgz") == CONTENT

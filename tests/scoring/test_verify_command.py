@@ -104,6 +104,16 @@ def test_the_page_of_a_package_that_is_not_valid(changeable, private):
     assert len(done.stdout.split("\n")) < 60
 
 
+def test_a_submitter_whose_name_stdout_cannot_hold(tmp_path, private, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("M\u00fcller/notes.txt", b"none")
+    for name, value in {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    done = run(private, tmp_path / "a.zip")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("NOT VALID: M\\xfcller, ")
+
+
 def test_the_document(honest, private):
     done = run(private, honest, "--json")
     document = json.loads(done.stdout)
