@@ -56,7 +56,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "docs/prediction.md: the model, its constants, and where it fails.",
         epilog="For a second probe at another batch size, copy the configuration and change its "
         "local_batch_size. A probe of all ranks of a system (python -m harness.launch --probe) "
-        "serves too: its step without exchange is what one rank's would be. For the input's rate "
+        "serves too: its step without exchange is what one rank's would be, and what it waits for "
+        "the exchange takes the place of what is reckoned. For the input's rate "
         "of one rank see `python -m resnet.data throughput`. A demonstration has no reference "
         "points, and nobody knows when it converges: the band covers its whole schedule, unless "
         "--runs-from names results of it; its ranks share one machine's cores, which is counted: "

@@ -10,7 +10,7 @@ from harness.prediction_configuration import TRAIN_IMAGES, Settings
 from harness.prediction_inputs import UNITS, Inputs
 from harness.prediction_published import load_published_results
 from harness.prediction_step import OVERHEAD_SAMPLES, OVERHEAD_SAMPLES_RANGE, fit_step
-from harness.prediction_time import EVALUATION_RATIO, START_STOP_SECONDS
+from harness.prediction_time import EVALUATION_RATIO, START_STOP_SECONDS, Job
 from harness.systems import System
 
 # Against 1 / per-sample seconds: the slowest published evaluation, the anchors' and a forward pass
@@ -66,7 +66,28 @@ def assume(
         input_per_second=given.input_per_second,
         machine_factor=factor,
         deviation=_widen_for_unsteady_probes(given, notes),
+        exposed=None if one_machine else _take_exposed(settings, given, notes),
     )
+
+
+def _take_exposed(settings: Settings, given: Inputs, notes: list[str]) -> tuple[Job, float] | None:
+    """What a probe of all ranks of this job measured of the exchange that nothing hides."""
+    job = settings.job
+    for probe in given.probes:
+        if probe.exposed_seconds is None or probe.batch != settings.local_samples:
+            continue
+        if (probe.ranks, probe.nodes) == (job.ranks, job.nodes):
+            notes.append(
+                f"the exchange that nothing hides is as {probe.file} measured it on all ranks, "
+                f"{1000 * probe.exposed_seconds:.2f} ms a step; on other nodes or batches it is "
+                "reckoned"
+            )
+            return job, probe.exposed_seconds
+        notes.append(
+            f"{probe.file} was measured on {probe.ranks} ranks of {probe.nodes} node(s), while the "
+            f"system has {job.ranks} of {job.nodes}: what it says of the exchange is not taken"
+        )
+    return None
 
 
 def _place_step(

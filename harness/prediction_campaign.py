@@ -59,8 +59,8 @@ class Assumptions:
     measured_batch, measured_seconds: the step that was measured, or stated; overhead_samples: its
     fixed cost in samples, known from two measurements, else a range. first_epoch_seconds: values
     that are equally likely. network_gigabits, evaluation_ratio (against 1 / per-sample seconds),
-    hidden_share: see Machine. machine_factor: a step is so many times slower than measured;
-    deviation: relative, of every time predicted.
+    hidden_share, exposed: see Machine. machine_factor: a step is so many times slower than
+    measured; deviation: relative, of every time predicted.
     """
 
     measured_batch: float
@@ -76,6 +76,7 @@ class Assumptions:
     input_per_second: float | None
     machine_factor: float
     deviation: float
+    exposed: tuple[Job, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def make_machine(job: Job, assumed: Assumptions, draws: dict[str, Array] | None 
         start_stop_seconds=assumed.start_stop_seconds,
         input_per_second=assumed.input_per_second,
         hidden_share=values["hidden"],
+        exposed=assumed.exposed,
     )
 
 

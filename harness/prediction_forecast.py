@@ -94,8 +94,8 @@ def _say_what_widens(
         return f"{share:.0f} % wider" if share >= LEAST_WIDENING else "hardly wider"
 
     gigabits, overhead = assumed.network_gigabits, assumed.overhead_samples
-    unstated = gigabits.low < gigabits.high and assumed.measured_network_bytes_per_second is None
-    if job.nodes > 1 and unstated:
+    measured = assumed.measured_network_bytes_per_second is not None or assumed.exposed is not None
+    if job.nodes > 1 and gigabits.low < gigabits.high and not measured:
         wider = widened(replace(assumed, network_gigabits=Uncertain.known(gigabits.middle)))
         notes.append(
             f"network not stated, taken as {gigabits.low:g} to {gigabits.high:g} Gbit/s a node: "

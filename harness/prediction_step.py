@@ -44,7 +44,8 @@ class Probe:
 
     batch: samples of one step, accumulation included; steps: how many were timed; seconds: their
     median; p10, p90: the percentiles about it. ranks: that were measured at once, exchanging
-    gradients where they are more than one.
+    gradients where they are more than one, on so many nodes; exposed_seconds: of each step then,
+    what of the exchange no computation hides.
     """
 
     file: str
@@ -57,6 +58,8 @@ class Probe:
     p10: float
     p90: float
     ranks: int = 1
+    nodes: int = 1
+    exposed_seconds: float | None = None
 
     @property
     def spread(self) -> float:
@@ -89,6 +92,10 @@ def read_probe(path: Path, benchmark: str | None = None, alone: bool = False) ->
         raise InputError(
             f"{path}: 'samples_per_step', 'steps' and 'world_size' must be whole numbers"
         )
+    nodes, exposed = 1.0, None
+    if ranks > 1:
+        nodes = _take_number(document, "nodes", str(path))
+        exposed = _take_number(document, "all_reduce_not_hidden_seconds", str(path), zero=True)
     if not low <= median <= high:
         raise InputError(f"{path}: {name} must grow from p10 over median to p90")
     return Probe(
@@ -102,6 +109,8 @@ def read_probe(path: Path, benchmark: str | None = None, alone: bool = False) ->
         p10=low,
         p90=high,
         ranks=int(ranks),
+        nodes=int(nodes),
+        exposed_seconds=exposed,
     )
 
 
@@ -119,10 +128,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return document
 
 
-def _take_number(table: dict[str, Any], key: str, where: str) -> float:
+def _take_number(table: dict[str, Any], key: str, where: str, zero: bool = False) -> float:
+    """A positive number of a document, or 0 where that may be."""
     value = table.get(key)
     # An int may be too long for a float; a NaN compares as false.
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e15:
+    if (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and (0 < value < 1e15 or (zero and value == 0))
+    ):
         return float(value)
     shown = "out of range" if isinstance(value, int) and abs(value) >= 10**15 else repr(value)
     raise InputError(f"{where}: '{key}' must be a positive number, is {shown[:40]}")

@@ -72,6 +72,8 @@ class Machine:
     """How fast one rank and what joins them are.
 
     hidden_share: of the part of an all-reduce that could hide behind computation, what does.
+    exposed: measured, what of one job's exchange each of its updates waits for; another job's, on
+    more nodes or with another batch, is reckoned.
     evaluation_per_second: samples one rank evaluates a second. input_per_second: samples that one
     rank's input pipeline delivers a second; None: never waited for.
     """
@@ -84,6 +86,7 @@ class Machine:
     start_stop_seconds: float
     input_per_second: float | None = None
     hidden_share: float = 1.0
+    exposed: tuple[Job, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,8 @@ def compute_update_seconds(job: Job, machine: Machine) -> Terms:
     overlapped = compute_exposed_seconds(all_reduce - gathered, job.last_bucket_share, backward)
     overlapped += compute_exposed_seconds(gathered, job.first_bucket_share, forward)
     exposed = overlapped + (1 - machine.hidden_share) * (all_reduce - overlapped)
+    if machine.exposed is not None and machine.exposed[0] == job:
+        exposed = machine.exposed[1]
     return Terms(samples, steps, waiting, exposed, 0.0, 0.0, 0.0)
 
 

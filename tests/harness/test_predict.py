@@ -20,7 +20,7 @@ from harness.prediction_campaign import simulate
 from harness.prediction_configuration import LAST_PART as PREDICTED_LAST_PART
 from harness.prediction_configuration import read_settings
 from harness.systems import load_system
-from tests.harness.test_prediction_step import make_probe
+from tests.harness.test_prediction_step import make_probe, make_rank_probe
 
 ROOT = Path(__file__).resolve().parents[2]
 H200 = "example-4x8-h200"
@@ -69,6 +69,30 @@ def test_the_text_says_why_its_terms_do_not_add_up_to_the_latency(capsys):
     text = capsys.readouterr().out
     assert f"{total:9.2f} s  in all: {total / 60:.3f} min with each part at its most" in text
     assert "B is the median of campaigns with each drawn by chance" in text
+
+
+def test_the_exchange_that_all_ranks_measured_is_taken(capsys, tmp_path: Path):
+    probe = tmp_path / "ranks.json"
+
+    def predict_exchange(**changes: Any) -> tuple[float, float, str]:
+        probe.write_text(json.dumps(make_rank_probe(**changes)), encoding="utf-8")
+        found = predict_json(capsys, "--system", H200, "--resnet-probe", str(probe))
+        resnet = found["benchmarks"]["resnet"]
+        updates = resnet["converges_at"] * 1281167 / 3264
+        notes = "\n".join(resnet["notes"])
+        return resnet["seconds"]["all_reduce"] / updates, found["R"], notes
+
+    each, minutes, notes = predict_exchange()
+    assert each == pytest.approx(0.001)
+    assert "1.00 ms a step" in notes and "network not stated" not in notes
+    assert predict_exchange(all_reduce_not_hidden_seconds=0.003)[1] > minutes
+    assert predict_exchange(all_reduce_not_hidden_seconds=0)[0] == 0
+    each, _, notes = predict_exchange(world_size=8, nodes=1)
+    assert each != pytest.approx(0.001) and "network not stated" in notes
+    assert "8 ranks of 1 node(s), while the system has 32 of 4" in notes
+    probe.write_text(json.dumps(make_rank_probe(all_reduce_not_hidden_seconds=-1)), "utf-8")
+    with pytest.raises(InputError, match="'all_reduce_not_hidden_seconds' must be a positive"):
+        predict.main(["--system", H200, "--resnet-probe", str(probe)])
 
 
 def test_one_rate_gives_that_part_and_no_score(capsys):
