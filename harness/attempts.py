@@ -37,6 +37,11 @@ TELLING = (
 ENDING = re.compile(r"Job step aborted|STEP .* CANCELLED|Terminating StepId")
 ENDED = re.compile(r"srun: error: .*task.*: (Killed|Terminated|Exited)")
 RULE = re.compile(r"-{10,}")
+# What launchers write of good runs, too: mpirun of its ssh, PMIx of a plugin that it does not need.
+IDLE = re.compile(
+    r"plm:ssh: Warning: setpgid|^Sorry!|find-available:not-valid|^But I couldn't open the help file"
+    r"|help-pmix-[\w-]+\.txt: No such file"
+)
 # mpirun says the same of a daemon that never started and of one that ssh has lost.
 LOST_DAEMON = re.compile(r"daemon failed to report back")
 REMOTE_HOST = re.compile(r"Remote host:\s+(\S+)")
@@ -83,7 +88,11 @@ def choose_reason(lines: Sequence[str]) -> str | None:
         for number, line in enumerate(lines):
             if pattern.search(line):
                 return _describe(lines, number)[:REASON_CHARACTERS]
-    last = [line.strip() for line in lines if line.strip() and not RULE.match(line)]
+    last = [
+        line.strip()
+        for line in lines
+        if line.strip() and not RULE.match(line) and not IDLE.search(line)
+    ]
     return last[-1][:REASON_CHARACTERS] if last else None
 
 

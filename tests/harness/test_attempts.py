@@ -47,10 +47,23 @@ try again.
 ------------------------------------------------------------
 """
 
+PMIX = """\
+[node1:04682] plm:ssh: Warning: setpgid(4687,4687) failed in parent with errno=Permission denied(13)
+--------------------------------------------------------------------------
+Sorry!  You were supposed to get help about:
+    find-available:not-valid
+But I couldn't open the help file:
+    /opt/openmpi/share/pmix/help-pmix-mca-base.txt: No such file or directory.
+Sorry!
+--------------------------------------------------------------------------
+"""
+
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        (PMIX, None),
+        (f"the last word of a rank\n{PMIX}", "the last word of a rank"),
         (MPIRUN, "prterun noticed that process rank 2 with PID 41 on node node3 exited on signal 9 "
          "(Killed)."),
         ("error: lost the connection to another rank\nerror: /d/x: no such shard\nlast\n",
