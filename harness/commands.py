@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
 from harness.progress import end_progress
@@ -54,9 +55,30 @@ def describe_missing_library(error: ModuleNotFoundError) -> str | None:
     if error.name is None or (ROOT / error.name.split(".")[0]).is_dir():
         return None
     return (
-        f"{sys.executable} has no module {error.name}: use the environment that ./run_and_time.sh "
-        "--dry-run makes, or install that library as container/requirements.lock has it"
+        f"{sys.executable} has no module {error.name}: use the image, or the environment that "
+        "scripts/environment makes, or install that library as container/requirements.lock has it"
     )
+
+
+def watch_imports() -> None:
+    """Let a command of `python -m` say in one sentence which library it lacks, with status 2.
+
+    Each package calls this, which Python imports before the command's module imports any library;
+    the process's own name is "-m" until the module has been found.
+    """
+    if sys.argv[:1] == ["-m"]:
+        sys.excepthook = _explain_missing_library
+
+
+def _explain_missing_library(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    missing = isinstance(error, ModuleNotFoundError) and describe_missing_library(error)
+    if not missing:
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(f"error: {missing}", file=sys.stderr)
+    raise SystemExit(UNUSABLE)  # here it sets the status, and nothing else
 
 
 def prepare_streams() -> None:

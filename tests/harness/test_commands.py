@@ -111,6 +111,26 @@ def test_a_library_that_is_not_installed_is_one_sentence(
 
 
 @pytest.mark.parametrize(
+    "module",
+    ["harness.predict", "harness.tune", "harness.compare", "resnet.train", "bert.train",
+     "bert.prepare_data", "bert.checkpoint", "perf.gpu_checks"],
+)  # fmt: skip
+def test_a_python_without_any_library_is_one_sentence_of_every_command(module: str) -> None:
+    """As on a login node that has the image and nothing else; -S hides what is installed."""
+    command = [sys.executable, "-S", "-m", module, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "has no module" in done.stderr and "scripts/environment" in done.stderr
+
+
+def test_a_module_of_ours_that_is_gone_keeps_its_traceback() -> None:
+    code = "import sys; sys.argv = ['-m']; import harness; import harness.no_such_module"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("error", "words"),
     [
         (OSError(errno.ENOSPC, "x", "/disk/file"), "/disk/file: no space left on the disk"),
