@@ -37,6 +37,7 @@ from harness.prediction_report import (
     explain_total,
     list_facts,
     list_terms,
+    name_basis,
 )
 from harness.systems import System
 
@@ -53,8 +54,8 @@ def _write_body(system: System, forecasts: dict[str, Forecast]) -> Iterator[str]
         yield DEMONSTRATION
     yield f"<h1>Prediction for {write_words(system.name)}</h1>"
     yield (
-        f"<p>{system.nodes.count} nodes of {system.nodes.ranks_per_node} ranks. Nothing here was "
-        "measured on several nodes: it follows from the training step of one rank. Below each "
+        f"<p>{system.nodes.count} nodes of {system.nodes.ranks_per_node} ranks. No run was made: "
+        f"this follows from {name_basis(forecasts)}. Below each "
         f"figure stands its band, {BAND[0]:g} to {BAND[1]:g} % of simulated campaigns.</p>"
     )
     yield '<div class="figures">'

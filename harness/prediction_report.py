@@ -80,11 +80,18 @@ def _describe_one(found: Forecast) -> dict[str, Any]:
     }
 
 
+def name_basis(forecasts: dict[str, Forecast]) -> str:
+    """What was measured: one rank's step, and of which benchmarks the exchange of all ranks."""
+    exchanged = [NAMES[name] for name, found in forecasts.items() if found.assumed.exposed]
+    more = f", and of {' and '.join(exchanged)} the exchange of all ranks" if exchanged else ""
+    return f"the training step of one rank{more}"
+
+
 def write_text(system: System, forecasts: dict[str, Forecast]) -> Iterator[str]:
     """The same for people, line by line."""
     yield (
         f"{system.name}: {system.nodes.count} nodes x {system.nodes.ranks_per_node} ranks, "
-        "predicted from the training step of one rank"
+        f"predicted from {name_basis(forecasts)}"
     )
     if system.campaign.profile == "demo":
         yield "A DEMONSTRATION: minutes of small models on made data, no prediction of a result"

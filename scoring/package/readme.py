@@ -64,8 +64,7 @@ def _write_head(facts: Facts) -> Iterator[str]:
     if score.profile.demonstration:
         yield from (f"# {DEMONSTRATION}", "")
         yield from _write_text(
-            "Small models and made data on one machine: the procedure is the real one, the figures "
-            "mean nothing."
+            "Small models and made data: the procedure is the real one, the figures mean nothing."
         )
     plain, scaled = score.compute(normalized=False), score.compute(normalized=True)
     rows = [("score", f"{format_score(plain)} (scaled to reference means: {format_score(scaled)})")]
@@ -165,7 +164,10 @@ def _write_rerun(facts: Facts) -> Iterator[str]:
     manifest = facts.manifest
     yield from ("## 4. Run again", "")
     if facts.score.profile.demonstration:
-        yield from _write_text("Without a GPU, in a few minutes; the first call makes the data:")
+        yield from _write_text(
+            "Without a GPU, in a few minutes. `python -m demo` makes the data, where the system",
+            "file does not name it under `make_data`:",
+        )
     else:
         yield from _write_text(
             "Prepare the data (`docs/resnet_data.md`, `docs/bert_data.md`), write your hosts and",

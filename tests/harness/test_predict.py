@@ -84,6 +84,8 @@ def test_the_exchange_that_all_ranks_measured_is_taken(capsys, tmp_path: Path):
 
     each, minutes, notes = predict_exchange()
     assert each == pytest.approx(0.001)
+    assert predict.main(["--system", H200, "--resnet-probe", str(probe)]) == 0
+    assert "one rank, and of ResNet-50 the exchange of all ranks" in capsys.readouterr().out
     assert "1.00 ms a step" in notes and "network not stated" not in notes
     assert predict_exchange(all_reduce_not_hidden_seconds=0.003)[1] > minutes
     assert predict_exchange(all_reduce_not_hidden_seconds=0)[0] == 0
