@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
@@ -34,27 +35,49 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "data" / "demo")
     parser.add_argument("--force", action="store_true", help="make it anew")
     options = parser.parse_args(arguments)
-    output = options.output.resolve()
+    output = Path(os.path.realpath(options.output))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with hold(output.parent):
+        make(output, options.output, options.force)
+    return GOOD
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Let one call at a time make data in a folder; the others wait, and mostly find it made."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another call is making data in {folder}: waiting for it", file=sys.stderr)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def make(output: Path, shown: Path, force: bool) -> None:
+    """Make the data unless it is there. shown: how the user named the folder."""
     check_replaceable(output)
     version = hash_sources()
-    if not options.force and read_stamp(output) == describe(output, version):
-        print(f"{options.output} is there and up to date", file=sys.stderr)
-        return GOOD
+    if not force and read_stamp(output) == describe(output, version):
+        print(f"{shown} is there and up to date", file=sys.stderr)
+        return
     unfinished = output.with_name(f".{output.name}.part")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    with tell_as(unfinished, options.output):
+    unfinished.mkdir()
+    with tell_as(unfinished, shown):
         make_resnet_data(unfinished)
         make_bert_data(unfinished)
     (unfinished / STAMP).write_text(describe(unfinished, version), encoding="utf-8")
     replace_folder(output, unfinished)
-    return GOOD
 
 
 def check_replaceable(output: Path) -> None:
     """Raise InputError rather than replace a folder that this command has not made."""
     ours = (output / STAMP).is_file()
-    empty = not output.exists() or (output.is_dir() and not any(output.iterdir()))
+    empty = not os.path.lexists(output) or (output.is_dir() and not any(output.iterdir()))
     if not ours and not empty:
         raise InputError(
             f"{output} is there and was not made by python -m demo: name another folder "

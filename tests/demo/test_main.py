@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,25 @@ def test_the_second_time_it_says_so_and_touches_nothing(
     written = capsys.readouterr()
     assert (written.out, written.err) == ("", f"{made} is there and up to date\n")
     assert list_files(made) == before
+
+
+def test_one_call_at_a_time_makes_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    held: list[str] = []
+
+    def hold() -> None:
+        with demo_main.hold(tmp_path):
+            held.append("other")
+
+    other = threading.Thread(target=hold)
+    with demo_main.hold(tmp_path):
+        other.start()
+        said = ""
+        while "another call is making data" not in said:
+            time.sleep(0.01)
+            said += capsys.readouterr().err
+        held.append("first")
+    other.join()
+    assert held == ["first", "other"]
 
 
 def test_messages_name_the_folder_that_will_be_there(
@@ -232,6 +253,10 @@ def test_a_folder_of_someone_else_is_left_alone(
     monkeypatch.chdir(precious.parent)
     with pytest.raises(InputError, match="was not made by python -m demo"):
         make(Path("."), *force)
+    loop = tmp_path / "home" / "loop"
+    loop.symlink_to(loop)
+    with pytest.raises(InputError, match="was not made by python -m demo"):
+        make(loop, *force)
     assert precious.read_text() == "years of work" and calls == []
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
