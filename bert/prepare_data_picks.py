@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def pick_evaluation_examples(
             f"{manifest.examples}, not {samples}"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    if folder.resolve() == manifest.folder.resolve():
+    if os.path.realpath(folder) == os.path.realpath(manifest.folder):
         raise InputError(f"{folder} is both input and output: name another folder for the output")
     path = folder / name_shard(0, "evaluation")
     with lock_folder(folder), ShardSet.open(manifest) as shards:

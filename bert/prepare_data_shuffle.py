@@ -13,6 +13,7 @@ bert input_preprocessing), whose first rows have a published digest.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def shuffle_data(
     """
     plan = plan_shuffle(source, folder, seed, shards)
     folder.mkdir(parents=True, exist_ok=True)
-    if folder.resolve() == source.folder.resolve():
+    if os.path.realpath(folder) == os.path.realpath(source.folder):
         raise InputError(f"{folder} is both input and output: name another folder for the output")
     with lock_folder(folder):
         clear_leftovers(plan)

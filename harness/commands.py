@@ -40,7 +40,7 @@ def describe_os_error(error: OSError) -> str:
     mends = {
         errno.ENOSPC: "no space left on the disk: free some or name another folder",
         errno.EDQUOT: "the disk quota is used up: free some or name another folder",
-        errno.EACCES: "permission denied: name a folder this user may write to",
+        errno.EACCES: "permission denied: name another place, or let this user use it",
         errno.EROFS: "the file system is read-only: name a folder on another one",
         errno.ENOENT: "no such file or folder",
         errno.EEXIST: "is there already and is not replaced: name another",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +20,8 @@ def write_atomically(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     Raises OSError as open, write and rename do, and for what must not be replaced, as a device.
     """
     path = Path(path)
+    if not path.name:  # an empty option, or the current folder
+        raise IsADirectoryError(errno.EISDIR, "It is a folder", str(path))
     if path.exists() and not path.is_file() and not path.is_dir():
         raise FileExistsError(errno.EEXIST, "It is no regular file", str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -33,5 +35,6 @@ def write_atomically(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException as error:
         if isinstance(error, OSError) and error.filename == str(temporary):
             error.filename = str(path)  # the name that the user knows
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the first fault is to be told
+            temporary.unlink()
         raise

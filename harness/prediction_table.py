@@ -206,7 +206,10 @@ def _shorten(system: str) -> str:
 def replace_generated(document: Path, parts: dict[str, str]) -> None:
     """Put those parts that a document has markers for between them. Raises InputError where it has
     none, or one without its end."""
-    text = document.read_text(encoding="utf-8")
+    try:
+        text = document.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{document}: not UTF-8: {error}") from None
     markers = {part: BEGIN.format(part=part) for part in parts}
     present = [part for part, marker in markers.items() if marker in text]
     for part in present or list(parts)[:1]:

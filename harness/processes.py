@@ -44,10 +44,11 @@ def list_descendants(pid: int) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                # A process's name is bytes, cut after 15 of them.
+                fields = (entry / "stat").read_bytes().rpartition(b")")[2].split()
             except OSError:
                 continue  # it has ended meanwhile
-            if fields[0] != "Z":
+            if fields[0] != b"Z":
                 parents[int(entry.name)] = int(fields[1])
     found, level = [], [pid]
     while level:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from harness.attempts import (
     Attempt,
@@ -83,6 +84,19 @@ def has_stopped(log: Path) -> bool:
     return b'"key": "run_stop"' in tail and tail.endswith(b"\n")
 
 
+def _read_settings(record: Path) -> dict[str, Any]:
+    """Read what a campaign was begun with. Raises InputError for what no campaign writes."""
+    try:
+        settings = json.loads(record.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict):
+        raise InputError(
+            f"{record}: not what a campaign writes: name another folder with --results"
+        )
+    return settings
+
+
 class Results:
     """DIR/NAME with resnet/, bert/ (result_<k>.txt), output/ (what the ranks wrote), failed/."""
 
@@ -136,7 +150,7 @@ class Results:
             raise InputError(f"{self.folder}: {free >> 20} MiB of disk left, 64 needed: free some")
         record = self.folder / "campaign.json"
         if finished and record.exists():
-            for key, value in json.loads(record.read_text(encoding="utf-8")).items():
+            for key, value in _read_settings(record).items():
                 if settings.get(key, value) != value:
                     raise InputError(
                         f"{key} has changed since {self.folder} was begun: one campaign has one "

@@ -14,6 +14,7 @@ from resnet.input_options import InputOptions
 
 DESCRIPTION = "Measure ResNet's input alone, or write what the evaluation preprocessing makes."
 FORMATS = ("fp32", "bf16", "fp16")
+MOST = 10_000_000  # of anything that is counted here, each far above what a machine can hold
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,17 @@ def _choose(options: argparse.Namespace, name: str) -> Any:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value
+    return _read_whole(text, 1)
 
 
 def _whole(text: str) -> int:
+    return _read_whole(text, 0)
+
+
+def _read_whole(text: str, least: int) -> int:
     value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    if not least <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"{text} is not between {least} and {MOST:,}")
     return value
 
 

@@ -35,7 +35,7 @@ def pack_images(
     Raises InputError for unusable input, OSError where the system refuses.
     """
     for place in (train, val):
-        if output.resolve() == place.resolve():
+        if os.path.realpath(output) == os.path.realpath(place):
             raise InputError(f"--output {output} holds the images: name another folder")
     _check_output(output)
     with ExitStack() as stack:

@@ -96,6 +96,15 @@ class RunLog:
         return [problem for problem in self.problems if problem.rule == rule]
 
 
+def read_named(path: Path, limit_bytes: int) -> bytes:
+    """Read a regular file that the user names, links followed. Raises LineError."""
+    try:
+        place = Path(os.path.realpath(path, strict=True))
+    except OSError as error:
+        raise LineError(f"cannot be opened: {error.strerror}") from None
+    return read_bounded(place, place.parent, limit_bytes)
+
+
 def read_bounded(path: Path, root: Path, limit_bytes: int) -> bytes:
     """Read a regular file below `root` of at most `limit_bytes`.
 

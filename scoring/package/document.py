@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scoring.exits import InputError
-from scoring.log import LineError, parse_json, read_bounded
+from scoring.log import LineError, parse_json, read_named
 
 
 def read_document(path: Path, shown: str, limit_bytes: int, kind: str) -> dict[str, Any]:
@@ -14,9 +14,8 @@ def read_document(path: Path, shown: str, limit_bytes: int, kind: str) -> dict[s
 
     shown: how the sentence names the file; kind: what it should hold. Raises InputError.
     """
-    place = path.absolute()
     try:
-        value = parse_json(read_bounded(place, place.resolve().parent, limit_bytes))
+        value = parse_json(read_named(path, limit_bytes))
     except LineError as error:
         raise InputError(f"{shown}: {error}: give {kind}") from None
     if not isinstance(value, dict):

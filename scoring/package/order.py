@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from scoring.exits import InputError
-from scoring.log import LineError, read_bounded
+from scoring.log import LineError, read_bounded, read_named
 from scoring.package.campaign import RECORD, CampaignFolder, find_campaign
 from scoring.package.description import FILE, read_description
 from scoring.package.draft import draft_description
@@ -87,8 +87,10 @@ def gather(order: Order) -> Parts:
         record = read_file(campaign.folder / RECORD, campaign.folder, RECORD_LIMIT_BYTES)
     image_manifest = None
     if order.image_manifest:
-        place = order.image_manifest.absolute()
-        image_manifest = read_file(place, place.resolve().parent, IMAGE_MANIFEST_LIMIT_BYTES)
+        try:
+            image_manifest = read_named(order.image_manifest, IMAGE_MANIFEST_LIMIT_BYTES)
+        except LineError as error:
+            raise InputError(f"--image-manifest {order.image_manifest}: {error}") from None
     return Parts(
         system=system,
         campaign=campaign,

@@ -14,7 +14,7 @@ from typing import Any
 
 from scoring.exits import InputError
 from scoring.findings import quote
-from scoring.log import LineError, read_bounded
+from scoring.log import LineError, read_named
 from scoring.package.layout import is_system_name
 from scoring.rules import BENCHMARKS
 
@@ -56,9 +56,8 @@ def read_system_file(path: Path) -> tuple[SystemFile, bytes]:
 
     Raises InputError where it cannot be read, lacks a key, or its name is not its file's.
     """
-    place = path.absolute()
     try:
-        content = read_bounded(place, place.resolve().parent, SIZE_LIMIT_BYTES)
+        content = read_named(path, SIZE_LIMIT_BYTES)
     except LineError as error:
         raise InputError(f"--system {path}: {error}") from None
     return parse_system_file(content, path.name), content

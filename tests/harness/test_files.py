@@ -66,12 +66,24 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught, write_atomically(path):
         pass
     assert caught.value.filename == str(path)
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "below"
+    with pytest.raises(NotADirectoryError) as caught_below, write_atomically(path):
+        pass
+    assert caught_below.value.filename == str(path)
+    (tmp_path / "file").unlink()
     folder = tmp_path / "folder"
     folder.mkdir()
     with pytest.raises(IsADirectoryError) as replaced, write_atomically(folder) as file:
         file.write("x")
     assert replaced.value.filename == str(folder)
     assert list(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("name", ["", "."])
+def test_a_name_that_is_none(name: str) -> None:
+    with pytest.raises(IsADirectoryError), write_atomically(name):
+        pass
 
 
 def test_a_device_is_not_replaced(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from statistics import fmean
 import pytest
 
 from harness import predict
+from harness.commands import InputError
 from harness.prediction_campaign import MODEL_DEVIATION
 from harness.prediction_convergence import (
     REFERENCE_GRANULARITY_SAMPLES,
@@ -215,6 +216,14 @@ def test_replacing_keeps_the_rest_of_a_document(tmp_path: Path, names: tuple[str
     file.write_text(write("old"), encoding="utf-8")
     replace_generated(file, {"one": "new one", "two": "new two"})
     assert file.read_text(encoding="utf-8") == write("new")
+
+
+def test_a_document_that_is_no_text_is_named(tmp_path: Path):
+    file = tmp_path / "x.md"
+    file.write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"x\.md: not UTF-8"):
+        replace_generated(file, {"one": "new one"})
+    assert file.read_bytes() == b"\xff"
 
 
 def test_the_command_prints_one_document(capsys):

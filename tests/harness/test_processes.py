@@ -100,6 +100,20 @@ def test_a_command_that_is_nowhere_is_not_found_whatever_stands_on_the_path(
         run_tree([str(tmp_path / "no-such-launcher")], print, 600, Path.cwd())
 
 
+def test_a_process_may_have_any_name() -> None:
+    """The kernel keeps 15 bytes of it, so that a letter may be cut."""
+    program = "import ctypes; ctypes.CDLL(None).prctl(15, b'\\xc3) \\xff', 0, 0, 0); input()"
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+    try:
+        name = Path(f"/proc/{child.pid}/comm")
+        while name.read_bytes() != b"\xc3) \xff\n":
+            time.sleep(0.01)
+        assert child.pid in list_descendants(os.getpid())
+    finally:
+        child.kill()
+        child.communicate()
+
+
 def test_other_children_are_left_alone() -> None:
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:

@@ -112,6 +112,12 @@ def test_an_earlier_campaign_needs_resume(tmp_path: Path) -> None:
     results.open({"a": "2"}, ["resnet", "bert"], resume=True)
     with pytest.raises(InputError, match="a has changed since"):
         results.open({"a": "3"}, ["resnet"], resume=True)
+    record = tmp_path / "demo" / "campaign.json"
+    for content in (b"", b"\xff", b"[]", b"[" * 100_000):
+        record.write_bytes(content)
+        with pytest.raises(InputError, match=r"campaign\.json: not what a campaign writes"):
+            results.open({"a": "2"}, ["resnet"], resume=True)
+        assert record.read_bytes() == content
 
 
 def test_no_space_is_found_before_anything_runs(

@@ -440,6 +440,7 @@ def test_the_throughput_of_a_configuration_is_that_of_a_ranks_input(
         (("--rank", 3, "--ranks", 3), "--rank 3 is not one of 3"),
         (("--ranks", 24), "24 ranks are more than the train images"),
         (("--gpu", 0), "GPU 0 cannot be used, torch finds 0"),
+        (("--threads", 10**20), "--threads: 100000000000000000000 is not between 1 and 10,000,000"),
     ):
         result = run(*shared, *more)
         assert result.returncode == 2 and words in result.stderr, result.stderr

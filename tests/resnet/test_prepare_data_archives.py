@@ -436,6 +436,9 @@ def test_an_output_that_cannot_be_made_is_said_before_the_listing(
         with pytest.raises(InputError, match=f"--output {output}: {file} is a file: name another"):
             pack(output, archives.train, archives.val, "--devkit", archives.devkit)
     assert file.read_bytes() == b"kept"
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        pack(tmp_path / "out", tmp_path / "loop", archives.val, "--devkit", archives.devkit)
     monkeypatch.setattr(os, "access", lambda place, mode: False)
     with pytest.raises(InputError, match=f"may not write to {tmp_path}: name another"):
         pack(tmp_path / "a" / "b", archives.train, archives.val, "--devkit", archives.devkit)

@@ -437,6 +437,10 @@ def test_an_image_manifest_that_is_none(order, tmp_path):
         assert "image's manifest is no JSON" in refuse(replace(order, image_manifest=path))
     missing = replace(order, image_manifest=tmp_path / "nowhere")
     assert "cannot be opened" in refuse(missing, InputError)
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    for option in ("image_manifest", "system", "description"):
+        said = refuse(replace(order, **{option: tmp_path / "loop.toml"}), InputError)
+        assert "loop.toml" in said and "Too many levels of symbolic links" in said
 
 
 @pytest.mark.parametrize(
