@@ -157,12 +157,15 @@ def load_manifest(path: Path) -> Manifest:
     try:
         return _parse_manifest(path.parent, content)
     except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
+        what = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
         raise InputError(
-            f"{path} is not a manifest of schema 1 ({error!s:.300}): make the data anew with create"
+            f"{path} is not a manifest of schema 1 ({what:.300}): make the data anew with create"
         ) from None
 
 
 def _parse_manifest(folder: Path, content: Any) -> Manifest:
+    if not isinstance(content, dict):
+        raise TypeError("its top is no object")
     if content["schema"] != 1:
         raise ValueError(f"schema is {content['schema']!r}")
     shards = [_parse_shard(item) for item in content["shards"]]

@@ -201,8 +201,15 @@ def run_verify(arguments: Any) -> int:
 
 def run_info(arguments: Any) -> int:
     """Count a data set, and draw it where that is asked for."""
-    from bert.prepare_data_information import describe_data, draw_lengths, print_description
+    from bert.prepare_data_information import (
+        check_picture,
+        describe_data,
+        draw_lengths,
+        print_description,
+    )
 
+    if arguments.picture is not None:
+        check_picture(arguments.picture)
     manifest = read_manifest(arguments.data)
     description = describe_data(manifest, read_published_data().lengths, arguments.workers)
     if arguments.picture is not None:

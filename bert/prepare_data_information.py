@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -144,13 +145,19 @@ def print_description(description: dict[str, Any]) -> None:
         )
 
 
+def check_picture(path: Path) -> None:
+    """Raise InputError for a picture that cannot be written, before anything is counted for it."""
+    if path.suffix not in PICTURE_SUFFIXES:
+        raise InputError(f"{path}: a picture ends in {' or '.join(PICTURE_SUFFIXES)}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path}: this user may not write to {path.parent}: name another place")
+
+
 def draw_lengths(description: dict[str, Any], path: Path) -> None:
     """Draw how long sequences are into an .svg or .png file, whole or not at all.
 
-    Raises InputError for another ending, OSError where the file cannot be written.
+    Raises OSError where the file cannot be written.
     """
-    if path.suffix not in PICTURE_SUFFIXES:
-        raise InputError(f"{path}: a picture ends in {' or '.join(PICTURE_SUFFIXES)}")
     import matplotlib
     from matplotlib.figure import Figure
 

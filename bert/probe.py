@@ -22,7 +22,7 @@ from bert.step import TrainingStep
 from harness.commands import GOOD, InputError
 from harness.config import load_config
 from harness.rank_probe import describe_ranks, probe_ranks
-from harness.step_profile import describe_profile, profile_steps
+from harness.step_profile import describe_profile, make_profile_folder, profile_steps
 from harness.throughput import choose_device, measure_steps
 
 # Share of sequences by length, of 512 (Wikipedia: graphcore/examples, packedBERT/histograms.py).
@@ -150,6 +150,8 @@ def probe(options: argparse.Namespace) -> int:
             print(text if options.json else describe_ranks(document, "sequences"))
         return GOOD
     config = load_config(options.config, Config)
+    if options.profile is not None:
+        make_profile_folder(options.profile)
     device = choose_device(options.device)
     torch.manual_seed(0)
     step, eagerly, facts = make_step(config, device, 0, 1)

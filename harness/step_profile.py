@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from operator import itemgetter
@@ -33,21 +34,26 @@ def find_reachable(device_name: str) -> tuple[float, float] | None:
     return next((peaks for name, peaks in REACHABLE.items() if name in device_name), None)
 
 
-def profile_steps(
-    run: Callable[[], None], run_eagerly: Callable[[], None], device: torch.device, folder: Path
-) -> dict[str, Any]:
-    """Profile a few steps; writes trace.json (Chrome's format) and profile.json into the folder.
-
-    run: one step as it is trained, run_eagerly: the same without a graph, whose operations are
-    counted for the floor. Returns {"device", "steps", "seconds", "kinds": [{"kind", "seconds",
-    "share", "calls", "floor_seconds"}]}, seconds being those of one step on the device; the floor
-    is None where nobody knows what the device reaches. Raises InputError where the folder cannot
-    be made.
-    """
+def make_profile_folder(folder: Path) -> None:
+    """Make the folder of a profile, before anything is measured. Raises InputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--profile {folder}: {error.strerror}: name another folder") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"--profile {folder}: this user may not write to it: name another folder")
+
+
+def profile_steps(
+    run: Callable[[], None], run_eagerly: Callable[[], None], device: torch.device, folder: Path
+) -> dict[str, Any]:
+    """Profile a few steps; writes trace.json (Chrome's format) and profile.json into a folder.
+
+    run: one step as it is trained, run_eagerly: the same without a graph, whose operations are
+    counted for the floor. Returns {"device", "steps", "seconds", "kinds": [{"kind", "seconds",
+    "share", "calls", "floor_seconds"}]}, seconds being those of one step on the device; the floor
+    is None where nobody knows what the device reaches.
+    """
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)

@@ -15,7 +15,7 @@ from torch import Tensor
 from harness.commands import GOOD, InputError
 from harness.config import load_config
 from harness.rank_probe import describe_ranks, probe_ranks
-from harness.step_profile import describe_profile, profile_steps
+from harness.step_profile import describe_profile, make_profile_folder, profile_steps
 from harness.throughput import choose_device, measure_steps
 from resnet.config import Config
 from resnet.model import IMAGE_CHANNELS
@@ -64,6 +64,8 @@ def probe(options: argparse.Namespace) -> int:
             print(text if options.json else describe_ranks(document, "images"))
         return GOOD
     config = load_config(options.config, Config)
+    if options.profile is not None:
+        make_profile_folder(options.profile)
     device = choose_device(options.device)
     if config.batch.batch_norm_ranks > 1:
         raise InputError(

@@ -105,3 +105,14 @@ def test_another_ending_is_refused(manifest: Manifest) -> None:
     with pytest.raises(InputError, match=r"lengths\.gif: a picture ends in \.svg or \.png"):
         main(["info", str(manifest.folder), "--picture", str(path)])
     assert not path.exists()
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_the_counting(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "bert.prepare_data_information.describe_data", lambda *_: pytest.fail("counted")
+    )
+    path = manifest.folder / "nowhere" / "lengths.svg"
+    with pytest.raises(InputError, match=r"may not write to .*nowhere: name another place"):
+        main(["info", str(manifest.folder), "--picture", str(path)])

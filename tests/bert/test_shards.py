@@ -223,6 +223,10 @@ def test_manifests_that_are_none(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(InputError, match=r"manifest\.json is not"):
             read_manifest(tmp_path)
+    for content, words in (("[]", "its top is no object"), ("{}", "key 'schema' is missing")):
+        path.write_text(content)
+        with pytest.raises(InputError, match=f"of schema 1 .{words}"):
+            read_manifest(tmp_path)
     write_manifest(manifest)
     assert read_manifest(tmp_path).settings == ExampleSettings(**asdict(manifest.settings))
     path.unlink()

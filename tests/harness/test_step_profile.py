@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +15,14 @@ from torch._C._autograd import DeviceType
 
 from harness import step_profile
 from harness.commands import InputError
-from harness.step_profile import describe_profile, find_reachable, profile_steps
+from harness.step_profile import (
+    describe_profile,
+    find_reachable,
+    make_profile_folder,
+    profile_steps,
+)
 
+ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 
 
@@ -24,6 +32,7 @@ def run() -> None:
 
 
 def test_trace_and_table_are_written(tmp_path: Path) -> None:
+    make_profile_folder(tmp_path / "new" / "folder")
     found = profile_steps(run, run, CPU, tmp_path / "new" / "folder")
     files = sorted(file.name for file in (tmp_path / "new" / "folder").iterdir())
     assert files == ["profile.json", "trace.json"]
@@ -71,7 +80,24 @@ def test_names_of_gpus() -> None:
     assert find_reachable("cpu, 2 thread(s)") is None
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"--profile .*file.* name another folder"):
-        profile_steps(run, run, CPU, tmp_path / "file")
+        make_profile_folder(tmp_path / "file")
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    with pytest.raises(InputError, match=r"--profile .*new.* may not write to it"):
+        make_profile_folder(tmp_path / "new")
+
+
+@pytest.mark.parametrize("benchmark", ["resnet", "bert"])
+def test_it_is_refused_before_anything_is_measured(
+    benchmark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{benchmark}.probe.make_step", lambda *_: pytest.fail("measured"))
+    (tmp_path / "file").write_text("")
+    words = ["probe", "--config", str(ROOT / benchmark / "configs" / "demo.toml"), "--profile"]
+    main = importlib.import_module(f"{benchmark}.train").main
+    with pytest.raises(InputError, match="--profile"):
+        main([*words, str(tmp_path / "file")])
