@@ -92,6 +92,11 @@ def join(system: System, ranks: Ranks, device: torch.device) -> None:
     _limits.append(timeout.total_seconds())
 
 
+def get_collective_limit() -> float | None:
+    """Seconds after which a collective gives up; None before a process group was joined."""
+    return _limits[-1] if _limits else None
+
+
 def wait_for(event: Event, pause_seconds: float = POLL_SECONDS) -> None:
     """Wait on the host for an event of the device, no longer than for a collective.
 

@@ -40,7 +40,12 @@ from harness.commands import (
 )
 from harness.graphs import release_graphs
 from harness.private_folders import choose_cache_folders
-from harness.process_group import end_all_ranks, finalize_mpi, find_silent_ranks
+from harness.process_group import (
+    end_all_ranks,
+    finalize_mpi,
+    find_silent_ranks,
+    get_collective_limit,
+)
 from harness.ranks import Launcher, Ranks, SharedFault, read_launcher
 from harness.systems import System
 
@@ -49,6 +54,8 @@ PASSING_ON_SECONDS = 0.5
 LAST_SECONDS = 0.3
 LOST = re.compile(r"Connection (closed|reset) by peer")
 WAITED = re.compile(r"Timed out waiting (\d+)ms")
+# What gloo says of the collectives that were under way beside the one that waited to its end.
+ABANDONED = re.compile(r"Application timeout caused pair closure")
 
 
 def parse_trainer_arguments(
@@ -110,11 +117,15 @@ def run_trainer(main: Callable[[Sequence[str]], int]) -> NoReturn:
 
 def _explain_collective(fault: str) -> str | None:
     """Say why a collective failed, after the rank that knows better has had time to; or None."""
-    waited = WAITED.search(fault)
-    if not (waited or LOST.search(fault)):
+    gave_up: float | None = None
+    if waited := WAITED.search(fault):
+        gave_up = int(waited[1]) / 1000
+    elif ABANDONED.search(fault):
+        gave_up = get_collective_limit()
+    elif not LOST.search(fault):
         return None
     # A rank that gives up closes its connections, which others may notice first.
-    silence = find_silent_ranks(int(waited[1]) / 1000 if waited else None, OTHERS_WAIT_SECONDS)
+    silence = find_silent_ranks(gave_up, OTHERS_WAIT_SECONDS)
     if silence is None:
         return "error: lost the connection to another rank, which ended"
     names = ", ".join(silence.ranks) or "no one: all ranks failed in different collectives"

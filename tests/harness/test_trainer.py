@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness import trainer
+from harness import process_group, trainer
 from harness.caches import clear_caches
 from harness.commands import InputError, Parser
 from harness.ranks import Ranks, SharedFault
@@ -316,3 +316,37 @@ def test_graphs_go_before_the_process_group() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "graphs\ngroup\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "seconds"),
+    [
+        ("[unbound_buffer.cc:78] Timed out waiting 20000ms for recv operation to complete", 20.0),
+        ("Application timeout caused pair closure", 7.0),  # the limit of the group
+        ("[pair.cc:553] Connection closed by peer [10.0.0.3]:50818. This is typically", None),
+    ],
+)
+def test_who_gives_up_says_so_whichever_collective_tells_first(
+    fault: str, seconds: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several under way at once, gloo lets one time out and drops the others."""
+    asked: list[float | None] = []
+
+    def find(gave_up_seconds: float | None, wait_seconds: float) -> process_group.Silence | None:
+        asked.append(gave_up_seconds)
+        named = ("rank 2 on node3",)
+        return process_group.Silence(gave_up_seconds, named) if gave_up_seconds else None
+
+    monkeypatch.setattr(process_group, "_limits", [7.0])
+    monkeypatch.setattr(trainer, "find_silent_ranks", find)
+    said = trainer._explain_collective(fault)
+    assert asked == [seconds]
+    if seconds is None:
+        assert said == "error: lost the connection to another rank, which ended"
+    else:
+        assert said and f"gave up after {seconds:g} s" in said and "rank 2 on node3" in said
+
+
+def test_another_error_is_no_collectives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "find_silent_ranks", lambda *_: pytest.fail("asked"))
+    assert trainer._explain_collective("no kernel image is available") is None
