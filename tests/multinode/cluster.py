@@ -28,11 +28,14 @@ TOOL_SECONDS = 300
 COLLECTIVE_TIMEOUT_SECONDS = 10
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Look ten times a second until something holds; what did not come is said."""
+def wait_until(
+    condition: Callable[[], bool], seconds: float, what: str, look: Callable[[], str] = str
+) -> None:
+    """Look ten times a second until something holds; else say what did not come, and `look`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come within {seconds:g} s"
+        late = time.monotonic() >= deadline
+        assert not late, f"{what} did not come within {seconds:g} s\n{look()}"
         time.sleep(0.1)
 
 

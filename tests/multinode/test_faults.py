@@ -163,6 +163,14 @@ def test_resume_completes_the_campaign_and_names_what_failed(
     assert "hosts" in logs[0].read_text() and all(node in logs[0].read_text() for node in NODES)
 
 
+def look_at_job(cluster: Cluster, kit: SharedKit, job: str) -> str:
+    """What Slurm, the batch job itself and the processes say of a job that does not get on."""
+    asked = [["scontrol", "show", "job", job], ["sinfo", "-N", "-l"], ["ps", "axf"]]
+    said = [cluster.run(*words)[1] for words in asked]
+    output = kit.checkout / f"campaign-{job}.out"
+    return "\n".join([output.read_text() if output.exists() else "no output", *said])
+
+
 def test_a_cancelled_batch_job_ends_everywhere(
     cluster: Cluster, shared_kit: SharedKit, healthy: None
 ) -> None:
@@ -174,7 +182,9 @@ def test_a_cancelled_batch_job_ends_everywhere(
     )
     job = text.strip()
     folder = results / "small-srun"
-    wait_until(lambda: has_clock(folder), 300, "run_start")
+    wait_until(
+        lambda: has_clock(folder), 300, "run_start", lambda: look_at_job(cluster, shared_kit, job)
+    )
     struck = time.monotonic()
     assert cluster.run("scancel", job) == (0, "")
     wait_until(
