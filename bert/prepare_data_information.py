@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from bert.prepare_data_threads import run_tasks
 from bert.published_data import PublishedLength
 from bert.shard_file import find_layout, read_description, read_index
 from harness.commands import InputError
-from harness.files import write_atomically
+from harness.files import check_writable, write_atomically
 from harness.progress import Progress
 
 BINS = 16
@@ -149,8 +148,7 @@ def check_picture(path: Path) -> None:
     """Raise InputError for a picture that cannot be written, before anything is counted for it."""
     if path.suffix not in PICTURE_SUFFIXES:
         raise InputError(f"{path}: a picture ends in {' or '.join(PICTURE_SUFFIXES)}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"{path}: this user may not write to {path.parent}: name another place")
+    check_writable(path.parent, str(path))
 
 
 def draw_lengths(description: dict[str, Any], path: Path) -> None:

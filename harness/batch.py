@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     import torch
 
 
+# Of a bucket's size, the most that is sent when the backward pass has ended is 1 / LAST_PART.
+LAST_PART = 8
+
+
 @dataclass(frozen=True)
 class Batch:
     """Samples of a step: local x ranks x accumulation = global.

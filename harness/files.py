@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from harness.commands import InputError
+
 
 @contextmanager
 def write_atomically(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
@@ -38,3 +40,14 @@ def write_atomically(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         with suppress(OSError):  # the first fault is to be told
             temporary.unlink()
         raise
+
+
+def check_writable(folder: Path, what: str) -> None:
+    """Raise InputError where this user can make nothing in a folder, before work is done for it.
+
+    what: how the sentence names the output, such as "--output DIR".
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{what}: {folder} is a file: name another folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{what}: this user may not write to {folder}: name another place")

@@ -18,8 +18,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from harness.batch import LAST_PART
+
 CHUNK = 256
-LAST_PART = 8  # of a bucket's size, the most that is sent when the backward pass has ended
 BYTES_PER_MEGABYTE = 1 << 20
 Numbers = npt.NDArray[np.int32]
 
@@ -153,8 +154,10 @@ def _lay_out(
     placed: list[Placed] = []
     start = position = 0
     sizes = [sum(parameter.numel() for parameter in run) for run in runs]
-    behind = [sum(sizes[number:]) for number in range(len(runs))]  # of each run and all after it
-    last = next((n for n, size in enumerate(behind) if size * LAST_PART <= bucket_elements), None)
+    last, behind = len(runs), 0  # the first run of the last bucket, where that is a small one
+    while last and (behind + sizes[last - 1]) * LAST_PART <= bucket_elements:
+        last -= 1
+        behind += sizes[last]
 
     def close() -> int:
         stop = start + -(-(position - start) // unit) * unit

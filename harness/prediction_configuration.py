@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.batch import LAST_PART
 from harness.commands import InputError
 from harness.prediction_convergence import Grid
 from harness.prediction_published import Hyperparameters
@@ -29,7 +30,6 @@ EVALUATION_SAMPLES = {"resnet": 50_000, "bert": 10_000}
 RESNET_PERIOD_EPOCHS = 4
 # harness/gradients.py sums gradients in the format of the model's matrices, nearly all there is.
 GRADIENT_BYTES_PER_PARAMETER = {"fp32": 4, "bf16": 2, "fp16": 2}
-LAST_PART = 8  # of a bucket, what is sent last: harness/parameters.py, which imports torch
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,13 @@ def read_settings(system: System, benchmark: str) -> Settings:
         evaluation_samples=evaluation_samples,
         gradient_bytes=size,
         grid=Grid(grid),
-        **_find_shares(table, size, form),
+        **_find_shares(benchmark, table, size, form),
     )
     group = _read_hyperparameters(optimizer, global_batch) if benchmark == "bert" else None
     return Settings(stated.config, job, local, group, form)
 
 
-def _find_shares(table: _Table, size_bytes: float, form: str) -> dict[str, float]:
+def _find_shares(benchmark: str, table: _Table, size_bytes: float, form: str) -> dict[str, float]:
     """What of the exchange no pass can hide, and what of it travels during the forward pass.
 
     The last gradients are sent when the backward pass has ended: a small part of a bucket's size,
@@ -143,8 +143,8 @@ def _find_shares(table: _Table, size_bytes: float, form: str) -> dict[str, float
     """
     communication = table.section("communication")
     edge = communication.number("bucket_megabytes") * (1 << 20) / LAST_PART
-    model = table.section("model")
-    if "vocabulary_size" in model.table:
+    if benchmark == "bert":
+        model = table.section("model")
         rows = model.count("vocabulary_size") + model.count("positions") + model.count("segments")
         tables = rows * model.count("hidden_size") * GRADIENT_BYTES_PER_PARAMETER[form]
         edge = max(edge, float(tables))

@@ -106,13 +106,14 @@ def wait_for(event: Event, pause_seconds: float = POLL_SECONDS) -> None:
     none under torch's watchdog while a stream captures. Were another rank hung, this one would wait
     without end. Raises RuntimeError, worded as one of a collective that timed out.
     """
-    if not (dist.is_initialized() and _limits):  # no others to wait for
+    limit = get_collective_limit()
+    if limit is None or not dist.is_initialized():  # no others to wait for
         event.synchronize()
         return
-    end = time.monotonic() + _limits[-1]
+    end = time.monotonic() + limit
     while not event.query():
         if time.monotonic() > end:
-            raise RuntimeError(f"Timed out waiting {1000 * _limits[-1]:.0f}ms for the device")
+            raise RuntimeError(f"Timed out waiting {1000 * limit:.0f}ms for the device")
         time.sleep(pause_seconds)
 
 

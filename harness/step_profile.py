@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from operator import itemgetter
@@ -15,7 +14,7 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from harness.commands import InputError
-from harness.files import write_atomically
+from harness.files import check_writable, write_atomically
 from harness.operation_counts import count_floor, name_kind
 from harness.throughput import describe_device
 
@@ -40,8 +39,7 @@ def make_profile_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--profile {folder}: {error.strerror}: name another folder") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"--profile {folder}: this user may not write to it: name another folder")
+    check_writable(folder, f"--profile {folder}")
 
 
 def profile_steps(

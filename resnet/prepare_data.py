@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from harness.commands import GOOD, NOT_GOOD, InputError, Parser, run_command
+from harness.files import check_writable
 from resnet.devkit import Truth, read_devkit, read_labels
 from resnet.prepare_data_archives import TrainArchive, ValArchive, open_archive
 from resnet.prepare_data_folders import ClassFolders, FlatFolder, is_flat
@@ -48,10 +49,7 @@ def _check_output(output: Path) -> None:
     place = output
     while not place.exists():
         place = place.parent
-    if not place.is_dir():
-        raise InputError(f"--output {output}: {place} is a file: name another folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise InputError(f"--output {output}: this user may not write to {place}: name another")
+    check_writable(place, f"--output {output}")
 
 
 def pack_folders(train: Path, val: Path, output: Path, shards: int, seed: int) -> Manifest:

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 
 from harness import predict
+from harness.batch import LAST_PART
 from harness.commands import InputError, run_command
-from harness.parameters import LAST_PART
 from harness.prediction_campaign import simulate
-from harness.prediction_configuration import LAST_PART as PREDICTED_LAST_PART
 from harness.prediction_configuration import read_settings
 from harness.systems import load_system
 from tests.harness.test_prediction_step import make_probe, make_rank_probe
@@ -396,7 +395,6 @@ def test_probes_of_two_devices_are_refused(tmp_path: Path):
 def test_the_models_have_their_true_sizes():
     system = load_system(SYSTEM)
     resnet, bert = read_settings(system, "resnet"), read_settings(system, "bert")
-    assert PREDICTED_LAST_PART == LAST_PART
     # 64 filters of 7 x 7 on the fourth, empty input channel beside ResNet-50's 25,557,032.
     assert resnet.job.gradient_bytes == 2 * (25_557_032 + 64 * 49)
     assert bert.job.gradient_bytes == 2 * 336_226_108
